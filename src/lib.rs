@@ -1,0 +1,47 @@
+//! Thalweg: a streaming data pipeline engine.
+//!
+//! Live frames go into a crash-safe log; everything else only reads the log:
+//! sealed segments, a vector index and whatever else is derived from it.
+//! `docs/architecture.md` draws the whole; the modules below are listed from
+//! the bottom up, and none imports a module listed after it
+//! (`scripts/check-layers` keeps it so).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+
+pub mod clock;
+pub mod metrics;
+pub mod setting;
+pub mod units;
+
+pub mod durable;
+pub mod frame;
+pub mod msgpack;
+
+pub mod record;
+
+pub mod dataflow;
+pub mod segment;
+
+pub mod log;
+
+pub mod transform;
+
+pub mod embed;
+
+pub mod store;
+
+pub mod artifact;
+
+pub mod config;
+
+pub mod pipeline;
+
+pub mod source;
+
+pub mod api;
+
+pub mod daemon;
+
+pub mod bench;
+
+pub mod cli;

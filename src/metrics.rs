@@ -1,0 +1,122 @@
+//! Every metric, by name, in one place.
+
+use std::time::Duration;
+
+use ::metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Buckets for times, in seconds.
+const SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+/// Installs the recorder of this process and says what each metric means. The
+/// handle renders them in the Prometheus text format.
+///
+/// # Errors
+/// If a recorder is installed already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .install_recorder()?;
+    describe_counter!("ingest_processed_total", "Frames acknowledged as durable.");
+    describe_counter!("ingest_rejected_total", "Frames refused at the door, by code.");
+    describe_gauge!("ingest_connections_open", "Connections being served.");
+    describe_counter!("log_groups_total", "Group commits: one write and one fsync each.");
+    describe_counter!("log_appends_total", "Appends in those groups.");
+    describe_counter!("log_bytes_total", "Bytes of frames appended.");
+    describe_histogram!("log_fsync_seconds", "Time of one fsync of the log.");
+    describe_counter!("segments_sealed_total", "Segments sealed.");
+    describe_counter!("segments_plain_bytes_total", "Bytes of frames in sealed segments.");
+    describe_counter!("segments_object_bytes_total", "Bytes of sealed segments.");
+    describe_histogram!("segment_seal_seconds", "Time to seal, keep and enter one segment.");
+    describe_counter!("derive_records_total", "Records derived, by outcome.");
+    describe_gauge!("derive_lag_records", "Durable records that are not derived yet.");
+    describe_gauge!("fallback_fraction", "Share of indexed records stored without a vector.");
+    describe_histogram!("embed_seconds", "Time to embed the chunks of one batch.");
+    describe_counter!("embed_texts_total", "Texts embedded.");
+    describe_histogram!("store_commit_seconds", "Time of one commit of rows and checkpoint.");
+    describe_histogram!("searchable_seconds", "Time from a record's append until it is searchable.");
+    describe_histogram!("search_seconds", "Time to answer one search.");
+    describe_gauge!("index_bytes", "Bytes of the database that holds rows and vectors.");
+    describe_counter!("http_requests_total", "HTTP requests, by route and status.");
+    describe_histogram!("http_request_seconds", "Time to answer an HTTP request, by route.");
+    Ok(handle)
+}
+
+/// Frames acknowledged.
+pub fn ingest_processed(frames: u64) {
+    counter!("ingest_processed_total").increment(frames);
+}
+
+/// A frame refused at the door.
+pub fn ingest_rejected(code: &'static str) {
+    counter!("ingest_rejected_total", "code" => code).increment(1);
+}
+
+/// A connection opened (1) or closed (-1).
+pub fn connections_open(change: f64) {
+    gauge!("ingest_connections_open").increment(change);
+}
+
+/// One group commit of the log: time of its fsync, appends in it, bytes.
+pub fn log_group(fsync: Duration, appends: usize, bytes: usize) {
+    histogram!("log_fsync_seconds").record(fsync);
+    counter!("log_groups_total").increment(1);
+    counter!("log_appends_total").increment(appends as u64);
+    counter!("log_bytes_total").increment(bytes as u64);
+}
+
+/// A segment sealed, kept and entered.
+pub fn segment_sealed(took: Duration, plain_bytes: u64, object_bytes: u64) {
+    histogram!("segment_seal_seconds").record(took);
+    counter!("segments_sealed_total").increment(1);
+    counter!("segments_plain_bytes_total").increment(plain_bytes);
+    counter!("segments_object_bytes_total").increment(object_bytes);
+}
+
+/// Texts embedded in one call.
+pub fn embedded(took: Duration, texts: usize) {
+    histogram!("embed_seconds").record(took);
+    counter!("embed_texts_total").increment(texts as u64);
+}
+
+/// One commit of rows and checkpoint.
+pub fn committed(took: Duration) {
+    histogram!("store_commit_seconds").record(took);
+}
+
+/// Records derived, with their outcome.
+pub fn derived(outcome: &'static str, records: u64) {
+    counter!("derive_records_total", "outcome" => outcome).increment(records);
+}
+
+/// Time from the append of `records` records until they were searchable.
+pub fn searchable(took: Duration, records: u64) {
+    histogram!("searchable_seconds").record_many(took, usize::try_from(records).unwrap_or(usize::MAX));
+}
+
+/// Durable records not derived yet, and the share of indexed records that
+/// have no vector.
+pub fn derive_state(lag: u64, fallback_fraction: f64) {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    gauge!("derive_lag_records").set(lag as f64);
+    gauge!("fallback_fraction").set(fallback_fraction);
+}
+
+/// One search answered.
+pub fn searched(took: Duration) {
+    histogram!("search_seconds").record(took);
+}
+
+/// Size of the database.
+pub fn index_bytes(bytes: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    gauge!("index_bytes").set(bytes as f64);
+}
+
+/// One HTTP request answered.
+pub fn http_request(route: &str, status: u16, took: Duration) {
+    let route = route.to_owned();
+    counter!("http_requests_total", "route" => route.clone(), "status" => status.to_string()).increment(1);
+    histogram!("http_request_seconds", "route" => route).record(took);
+}

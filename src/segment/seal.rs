@@ -1,0 +1,347 @@
+//! Sealing: batches in, one published file out, in one pass.
+//!
+//! Blocks are cut and compressed in waves of a few per thread. While the
+//! thread pool compresses a wave, the calling thread hashes that wave's plain
+//! bytes and writes and hashes the compressed bytes of the wave before. So
+//! memory is bounded by two waves and the index, whatever the segment's size.
+
+use std::{
+    error::Error,
+    fs::File,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Settings,
+    block::{self, Frames, Packer},
+    cut::{Cutter, PlainBlock},
+    format::{Digest, MAX_BLOCK_BYTES, MAX_INDEX_BYTES, MAX_STREAM_BYTES},
+    index,
+    info::{BatchInfo, BlockInfo, Index, SegmentInfo},
+    seek_table,
+};
+use crate::{durable, frame::FrameBatch};
+
+/// Blocks of a wave per thread: enough to keep the pool busy while blocks
+/// differ, few enough to keep memory small.
+const WAVE_BLOCKS_PER_THREAD: usize = 4;
+
+/// Why a segment could not be sealed. Nothing was published, unless only the
+/// directory's fsync failed; the batches can be sealed again from the start.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The file system or the compressor failed. Worth another try once the
+    /// cause (disk full, memory) is gone.
+    #[error("cannot write the segment {}: {source}", path.display())]
+    Io {
+        /// The file that was to be published.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// The batches could not be read.
+    #[error("cannot read the batches to seal: {source}")]
+    Batches {
+        /// What the iterator returned.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A batch begins before the end of the one before it.
+    #[error("batches are out of order: offset {found} follows, {expected} or later was due")]
+    OutOfOrder {
+        /// The end of the batch before.
+        expected: u64,
+        /// The base offset of the batch.
+        found: u64,
+    },
+    /// A batch's bytes are not the frames it claims.
+    #[error("the batch at offset {base_offset} does not hold exactly {count} whole frames")]
+    BadBatch {
+        /// The batch's base offset.
+        base_offset: u64,
+        /// The frames it claims.
+        count: u32,
+    },
+    /// A frame does not fit a block.
+    #[error("the frame at offset {offset} has {bytes} bytes, over the cap of {MAX_BLOCK_BYTES}")]
+    FrameTooLarge {
+        /// The frame's offset.
+        offset: u64,
+        /// Its bytes, prefix included.
+        bytes: usize,
+    },
+    /// The stream's name does not fit the index.
+    #[error("the stream's name has {bytes} bytes, over the cap of {MAX_STREAM_BYTES}")]
+    StreamNameTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The batches do not fit the index. Seal fewer in one segment.
+    #[error("the index of {batches} batches is over the cap of {MAX_INDEX_BYTES} bytes; seal fewer")]
+    IndexTooLarge {
+        /// Number of batches.
+        batches: usize,
+    },
+    /// There is no frame to seal.
+    #[error("there are no frames to seal")]
+    Empty,
+}
+
+/// What the index says beside the frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Stream the frames belong to; at most [`MAX_STREAM_BYTES`] bytes.
+    pub stream: String,
+    /// Identity of the segment.
+    pub segment_id: [u8; 16],
+    /// The time now, in milliseconds since the Unix epoch.
+    pub sealed_at_ms: i64,
+}
+
+/// A sealed and published segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// The file.
+    pub path: PathBuf,
+    /// Stream the frames belong to.
+    pub stream: String,
+    /// Identity of the segment.
+    pub segment_id: [u8; 16],
+    /// Offset of the first frame.
+    pub base_offset: u64,
+    /// The offset after the last frame.
+    pub end_offset: u64,
+    /// Number of frames.
+    pub records: u64,
+    /// Bytes of all frames, prefixes included.
+    pub plain_bytes: u64,
+    /// Bytes of the file.
+    pub object_bytes: u64,
+    /// SHA-256 of all frames.
+    pub content_digest: [u8; 32],
+    /// SHA-256 of the file.
+    pub object_digest: [u8; 32],
+    /// Earliest record time, in milliseconds since the Unix epoch.
+    pub first_time_ms: i64,
+    /// Latest record time, in milliseconds since the Unix epoch.
+    pub last_time_ms: i64,
+    /// Number of blocks.
+    pub blocks: usize,
+    /// When it was sealed, in milliseconds since the Unix epoch.
+    pub sealed_at_ms: i64,
+}
+
+/// Compresses `batches` into a segment and publishes it at `path`, replacing
+/// what was there.
+///
+/// Offsets must ascend; a gap between batches is kept. A batch without frames
+/// is left out. `time_of` tells a record's time, in milliseconds since the
+/// Unix epoch, from its payload; it is called once for each frame, on the
+/// thread pool. Where it returns `None` the batch's append time stands in.
+///
+/// Computes and blocks: not for a tokio thread.
+///
+/// # Errors
+/// See [`SealError`].
+pub fn seal<E>(
+    batches: impl IntoIterator<Item = Result<FrameBatch, E>>,
+    header: SegmentHeader,
+    settings: &Settings,
+    time_of: impl Fn(&[u8]) -> Option<i64> + Sync,
+    path: &Path,
+) -> Result<Sealed, SealError>
+where
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    if header.stream.len() > MAX_STREAM_BYTES {
+        return Err(SealError::StreamNameTooLong { bytes: header.stream.len() });
+    }
+    let io_error = |source| SealError::Io { path: path.to_owned(), source };
+    let packer = Packer::new(settings.level);
+    let write = |file: &mut File| {
+        let mut cutter = Cutter::new(settings.block_bytes.as_usize());
+        let mut sealer = Sealer::new(file, settings, &packer, &time_of);
+        for batch in batches {
+            let batch = batch.map_err(|e| SealError::Batches { source: e.into() })?;
+            cutter.push(&batch)?;
+            if cutter.ready_bytes() >= sealer.wave_bytes {
+                sealer.compress(cutter.take_ready()).map_err(io_error)?;
+            }
+        }
+        let (blocks, batches) = cutter.finish();
+        sealer.compress(blocks).map_err(io_error)?;
+        sealer.finish(header, batches, path)
+    };
+    durable::try_publish(path, write, io_error)
+}
+
+/// A compressed block, complete but for its position.
+struct PackedBlock {
+    bytes: Vec<u8>,
+    info: BlockInfo,
+}
+
+/// Writes the file from front to back.
+struct Sealer<'a, T> {
+    file: &'a mut File,
+    packer: &'a Packer,
+    time_of: &'a T,
+    /// Plain bytes worth a wave.
+    wave_bytes: usize,
+    /// The wave that is compressed but not yet written.
+    packed: Vec<PackedBlock>,
+    blocks: Vec<BlockInfo>,
+    seek_entries: Vec<seek_table::Entry>,
+    content: Sha256,
+    object: Sha256,
+    position: u64,
+}
+
+impl<'a, T: Fn(&[u8]) -> Option<i64> + Sync> Sealer<'a, T> {
+    fn new(file: &'a mut File, settings: &Settings, packer: &'a Packer, time_of: &'a T) -> Self {
+        let wave_blocks = rayon::current_num_threads() * WAVE_BLOCKS_PER_THREAD;
+        Self {
+            file,
+            packer,
+            time_of,
+            wave_bytes: settings.block_bytes.as_usize().saturating_mul(wave_blocks),
+            packed: Vec::new(),
+            blocks: Vec::new(),
+            seek_entries: Vec::new(),
+            content: Sha256::new(),
+            object: Sha256::new(),
+            position: 0,
+        }
+    }
+
+    /// Compresses `wave` on the pool, and meanwhile hashes it and writes the
+    /// wave before it.
+    fn compress(&mut self, wave: Vec<PlainBlock>) -> io::Result<()> {
+        let (packer, time_of) = (self.packer, self.time_of);
+        let mut packed = Ok(Vec::new());
+        rayon::in_place_scope(|scope| {
+            scope.spawn(|_| {
+                packed = wave.par_iter().map(|block| pack(block, packer, time_of)).collect();
+            });
+            for block in &wave {
+                self.content.update(&block.bytes);
+            }
+            self.write_packed()
+        })?;
+        self.packed = packed?;
+        Ok(())
+    }
+
+    fn write_packed(&mut self) -> io::Result<()> {
+        for PackedBlock { bytes, mut info } in std::mem::take(&mut self.packed) {
+            info.position = self.position;
+            self.blocks.push(info);
+            self.seek_entries.push(seek_table::Entry {
+                compressed: info.compressed_len,
+                plain: info.plain_len,
+                checksum: block::content_checksum(&bytes),
+            });
+            self.write(&bytes)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.object.update(bytes);
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes the last wave, the index and the seek table.
+    fn finish(
+        mut self,
+        header: SegmentHeader,
+        batches: Vec<BatchInfo>,
+        path: &Path,
+    ) -> Result<Sealed, SealError> {
+        let io_error = |source| SealError::Io { path: path.to_owned(), source };
+        let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
+            return Err(SealError::Empty);
+        };
+        let (base_offset, end_offset) = (first.base_offset, last.end_offset());
+        self.write_packed().map_err(io_error)?;
+        let info = SegmentInfo {
+            stream: header.stream,
+            segment_id: header.segment_id,
+            base_offset,
+            end_offset,
+            records: batches.iter().map(|b| u64::from(b.count)).sum(),
+            plain_bytes: self.blocks.iter().map(|b| u64::from(b.plain_len)).sum(),
+            // Known below; the index does not say it.
+            object_bytes: 0,
+            content_digest: Digest::from(self.content.finalize_reset()),
+            first_time_ms: self.blocks.iter().map(|b| b.first_time_ms).min().unwrap_or_default(),
+            last_time_ms: self.blocks.iter().map(|b| b.last_time_ms).max().unwrap_or_default(),
+            sealed_at_ms: header.sealed_at_ms,
+            level: self.packer.level,
+            dictionary_id: 0,
+        };
+        let index = Index { info, batches, blocks: std::mem::take(&mut self.blocks) };
+        let frame = index::encode(&index)
+            .map_err(io_error)?
+            .ok_or(SealError::IndexTooLarge { batches: index.batches.len() })?;
+        self.write(&frame).map_err(io_error)?;
+        // The frame's own header holds its size in 32 bits.
+        self.seek_entries.push(seek_table::Entry::of_skippable(frame.len() as u32));
+        let table = seek_table::encode(&self.seek_entries);
+        self.write(&table).map_err(io_error)?;
+        Ok(sealed(index, self.position, self.object, path))
+    }
+}
+
+fn sealed(index: Index, object_bytes: u64, object: Sha256, path: &Path) -> Sealed {
+    let Index { info, blocks, .. } = index;
+    Sealed {
+        path: path.to_owned(),
+        stream: info.stream,
+        segment_id: info.segment_id,
+        base_offset: info.base_offset,
+        end_offset: info.end_offset,
+        records: info.records,
+        plain_bytes: info.plain_bytes,
+        object_bytes,
+        content_digest: info.content_digest,
+        object_digest: object.finalize().into(),
+        first_time_ms: info.first_time_ms,
+        last_time_ms: info.last_time_ms,
+        blocks: blocks.len(),
+        sealed_at_ms: info.sealed_at_ms,
+    }
+}
+
+fn pack(
+    block: &PlainBlock,
+    packer: &Packer,
+    time_of: &(impl Fn(&[u8]) -> Option<i64> + Sync),
+) -> io::Result<PackedBlock> {
+    let bytes = packer.pack(&block.bytes)?;
+    let append_times =
+        block.runs.iter().flat_map(|run| std::iter::repeat_n(run.append_time_ms, run.count as usize));
+    let (earliest, latest) = Frames(&block.bytes)
+        .zip(append_times)
+        .map(|(frame, append_time)| time_of(block::payload(frame)).unwrap_or(append_time))
+        .fold((i64::MAX, i64::MIN), |(a, b), time| (a.min(time), b.max(time)));
+    let info = BlockInfo {
+        position: 0,
+        // Both are capped: a block at `MAX_BLOCK_BYTES`, what zstd makes of it
+        // little above that.
+        compressed_len: bytes.len() as u32,
+        plain_len: block.bytes.len() as u32,
+        crc32c: crc32c::crc32c(&bytes),
+        first_offset: block.first_offset,
+        end_offset: block.end_offset,
+        count: block.runs.iter().map(|run| run.count).sum(),
+        first_time_ms: earliest,
+        last_time_ms: latest,
+    };
+    Ok(PackedBlock { bytes, info })
+}

@@ -1,0 +1,5 @@
+//! The sealed segment as a whole.
+
+mod damage;
+mod golden;
+mod round_trip;

@@ -1,0 +1,200 @@
+//! Layout of a raw segment file; see the [module documentation](super).
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::frame::FrameBatch;
+
+/// Identity of one life of a segment file. Drawn at random when the file is
+/// taken into use, so that what a recycled file still holds never parses.
+pub type SegmentId = [u8; 16];
+
+/// Bytes before the first batch: one sector, so that no batch shares one with
+/// the header.
+pub const FILE_HEADER_BYTES: usize = 512;
+
+/// Bytes of a batch header.
+pub const BATCH_HEADER_BYTES: usize = 40;
+
+const FILE_MAGIC: [u8; 8] = *b"THALWEGL";
+/// First bytes of every batch.
+pub(super) const BATCH_MAGIC: [u8; 4] = *b"TwB1";
+const VERSION: u16 = 1;
+
+/// The header of a raw segment file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileHeader {
+    /// This life of the file.
+    pub id: SegmentId,
+    /// Offset of the first frame.
+    pub base_offset: u64,
+    /// When the file was taken into use, in milliseconds since the Unix epoch.
+    pub created_ms: i64,
+}
+
+impl FileHeader {
+    /// One sector: magic, version, id, base offset, creation time, CRC-32C of
+    /// all before it, zeros.
+    pub fn encode(&self) -> [u8; FILE_HEADER_BYTES] {
+        let mut out = Vec::with_capacity(FILE_HEADER_BYTES);
+        out.put_slice(&FILE_MAGIC);
+        out.put_u16(VERSION);
+        out.put_slice(&self.id);
+        out.put_u64(self.base_offset);
+        out.put_i64(self.created_ms);
+        out.put_u32(crc32c::crc32c(&out));
+        out.resize(FILE_HEADER_BYTES, 0);
+        out.try_into().unwrap_or([0; FILE_HEADER_BYTES])
+    }
+
+    /// Reads a header; `None` if the bytes are not one of this version.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (covered, mut rest) = bytes.split_at_checked(42)?;
+        let crc = rest.try_get_u32().ok()?;
+        let mut fields = covered;
+        let mut magic = [0; 8];
+        fields.try_copy_to_slice(&mut magic).ok()?;
+        let version = fields.try_get_u16().ok()?;
+        let mut id = [0; 16];
+        fields.try_copy_to_slice(&mut id).ok()?;
+        let header =
+            Self { id, base_offset: fields.try_get_u64().ok()?, created_ms: fields.try_get_i64().ok()? };
+        (magic == FILE_MAGIC && version == VERSION && crc == crc32c::crc32c(covered)).then_some(header)
+    }
+}
+
+/// The header of one batch around frames that arrive in pieces.
+pub fn batch_header(
+    id: &SegmentId,
+    base_offset: u64,
+    append_time_ms: i64,
+    count: u32,
+    pieces: &[Bytes],
+) -> [u8; BATCH_HEADER_BYTES] {
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    let mut covered = Vec::with_capacity(BATCH_HEADER_BYTES);
+    covered.put_u64(base_offset);
+    covered.put_i64(append_time_ms);
+    covered.put_u32(count);
+    covered.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    covered.put_u64(0); // reserved: flags, producer
+    let crc = pieces.iter().fold(crc_of(id, &covered), |crc, piece| crc32c::crc32c_append(crc, piece));
+    let mut out = Vec::with_capacity(BATCH_HEADER_BYTES);
+    out.put_slice(&BATCH_MAGIC);
+    out.put_u32(crc);
+    out.put_slice(&covered);
+    out.try_into().unwrap_or([0; BATCH_HEADER_BYTES])
+}
+
+fn crc_of(id: &SegmentId, covered: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(id), covered)
+}
+
+/// What stands at a place in a raw segment file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// A proven batch of that many bytes, header included.
+    Batch(FrameBatch, usize),
+    /// A batch may stand here, but this many bytes are needed to tell.
+    NeedsBytes(usize),
+    /// No batch of this segment stands here.
+    Unproven,
+}
+
+/// Parses the batch at the front of `bytes`; `limit` is how many bytes there
+/// are to the end of the file, so that a length beyond it is refused.
+pub fn parse_batch(id: &SegmentId, bytes: &Bytes, limit: u64) -> Parsed {
+    if bytes.len() < BATCH_HEADER_BYTES {
+        return if limit < BATCH_HEADER_BYTES as u64 {
+            Parsed::Unproven
+        } else {
+            Parsed::NeedsBytes(BATCH_HEADER_BYTES)
+        };
+    }
+    let mut header = bytes.slice(..BATCH_HEADER_BYTES);
+    let (magic, crc) = (header.split_to(4), header.get_u32());
+    let covered = header.clone();
+    let (base_offset, append_time_ms) = (header.get_u64(), header.get_i64());
+    let (count, length) = (header.get_u32(), header.get_u32() as usize);
+    let whole = BATCH_HEADER_BYTES + length;
+    if magic[..] != BATCH_MAGIC || count == 0 || whole as u64 > limit {
+        return Parsed::Unproven;
+    }
+    if bytes.len() < whole {
+        return Parsed::NeedsBytes(whole);
+    }
+    let frames = bytes.slice(BATCH_HEADER_BYTES..whole);
+    if crc32c::crc32c_append(crc_of(id, &covered), &frames) != crc {
+        return Parsed::Unproven;
+    }
+    Parsed::Batch(FrameBatch { base_offset, append_time_ms, count, bytes: frames }, whole)
+}
+
+/// First offset and count of the batch whose header stands at the front of
+/// `bytes`, unproven.
+pub fn claimed_by(bytes: &[u8]) -> Option<(u64, u32)> {
+    let mut header = bytes.get(8..BATCH_HEADER_BYTES)?;
+    let (base_offset, _time, count) = (header.get_u64(), header.get_i64(), header.get_u32());
+    Some((base_offset, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    fn concat(pieces: &[Bytes]) -> Bytes {
+        let mut out = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+        pieces.iter().for_each(|piece| out.put_slice(piece));
+        out.freeze()
+    }
+
+    fn encoded(id: &SegmentId, pieces: &[Bytes]) -> Bytes {
+        let header = batch_header(id, 7, 1_000, 3, pieces);
+        concat(&[Bytes::copy_from_slice(&header), concat(pieces)])
+    }
+
+    #[test]
+    fn a_file_header_reads_back_and_a_flipped_bit_is_noticed() {
+        let header = FileHeader { id: [9; 16], base_offset: 77, created_ms: -5 };
+        let mut bytes = header.encode();
+        assert_eq!(FileHeader::decode(&bytes), Some(header));
+        for bit in 0..46 * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(FileHeader::decode(&bytes), None, "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn a_batch_of_another_life_of_the_file_is_unproven() {
+        let batch = encoded(&[1; 16], &[Bytes::from_static(b"abc")]);
+        assert!(matches!(parse_batch(&[1; 16], &batch, 1 << 20), Parsed::Batch(..)));
+        assert_eq!(parse_batch(&[2; 16], &batch, 1 << 20), Parsed::Unproven);
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_reads_back_and_any_flipped_bit_is_noticed(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..4),
+            flip in any::<prop::sample::Index>(),
+        ) {
+            let pieces: Vec<Bytes> = pieces.into_iter().map(Bytes::from).collect();
+            let bytes = encoded(&[3; 16], &pieces);
+            let want = FrameBatch { base_offset: 7, append_time_ms: 1_000, count: 3, bytes: concat(&pieces) };
+            prop_assert_eq!(parse_batch(&[3; 16], &bytes, bytes.len() as u64), Parsed::Batch(want.clone(), bytes.len()));
+            let mut bent = bytes.to_vec();
+            let bit = flip.index(bent.len() * 8);
+            bent[bit / 8] ^= 1 << (bit % 8);
+            let parsed = parse_batch(&[3; 16], &Bytes::from(bent), bytes.len() as u64);
+            prop_assert!(!matches!(parsed, Parsed::Batch(..)), "bit {} of {:?}", bit, want);
+        }
+
+        #[test]
+        fn any_bytes_parse_without_panic(bytes: Vec<u8>) {
+            let _ = FileHeader::decode(&bytes);
+            let with_magic = [&BATCH_MAGIC[..], &bytes].concat();
+            parse_batch(&[0; 16], &Bytes::from(with_magic), bytes.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! One raw segment file: opened, scanned, read.
+
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use bytes::{Bytes, BytesMut};
+use memchr::memmem;
+
+use super::format::{BATCH_MAGIC, FILE_HEADER_BYTES, FileHeader, Parsed, SegmentId, claimed_by, parse_batch};
+use crate::frame::FrameBatch;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// A raw segment file and how far it is proven.
+#[derive(Debug)]
+pub struct RawFile {
+    pub(super) file: File,
+    path: PathBuf,
+    header: FileHeader,
+    capacity: u64,
+    /// Position after the last batch that is durable.
+    proven: AtomicU64,
+}
+
+/// A stretch of a file that holds no proven batch although proven batches
+/// follow, so that what stood there is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The file.
+    pub path: PathBuf,
+    /// First byte of the stretch.
+    pub from: u64,
+    /// The byte after it.
+    pub to: u64,
+    /// First offset that is lost.
+    pub first_offset: u64,
+    /// The offset after the last lost one.
+    pub next_offset: u64,
+}
+
+/// What a scan of a raw file found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// Position after the last proven batch.
+    pub proven: u64,
+    /// Offset after the last proven batch; the base offset if there is none.
+    pub end_offset: u64,
+    /// When the first batch was appended.
+    pub first_append_ms: Option<i64>,
+    /// Damage before proven data.
+    pub damage: Vec<Damage>,
+}
+
+/// The offsets that the batches in a file without a valid header claim to
+/// hold: unproven, because the header held what would prove them, but good
+/// enough to not give them again. `None` if nothing is claimed.
+pub(super) fn claimed_offsets(path: &Path) -> io::Result<Option<Range<u64>>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let Some(base) = name.strip_suffix(".log").and_then(|base| base.parse::<u64>().ok()) else {
+        return Ok(None);
+    };
+    let bytes = std::fs::read(path)?;
+    // No frame is shorter than its prefix and a byte.
+    let most = base + bytes.len() as u64 / 5;
+    let claims = memmem::find_iter(&bytes, &BATCH_MAGIC).filter_map(|at| {
+        let (first, count) = claimed_by(bytes.get(at..)?)?;
+        let end = first.checked_add(count.into())?;
+        (first >= base && end <= most).then_some(end)
+    });
+    Ok(claims.max().map(|end| base..end))
+}
+
+impl RawFile {
+    pub(super) fn new(file: File, path: PathBuf, header: FileHeader, capacity: u64, proven: u64) -> Self {
+        Self { file, path, header, capacity, proven: AtomicU64::new(proven) }
+    }
+
+    /// Opens `path`; `None` if it has no valid header. Nothing is proven
+    /// before a [`Self::scan`].
+    pub fn open(path: &Path, writable: bool) -> io::Result<Option<Self>> {
+        let file = File::options().read(true).write(writable).open(path)?;
+        let mut head = [0; FILE_HEADER_BYTES];
+        let n = file.read_at(&mut head, 0)?;
+        let capacity = file.metadata()?.len();
+        let header = head.get(..n).and_then(FileHeader::decode);
+        Ok(header.map(|header| Self::new(file, path.to_owned(), header, capacity, FILE_HEADER_BYTES as u64)))
+    }
+
+    /// This life of the file.
+    pub fn id(&self) -> &SegmentId {
+        &self.header.id
+    }
+
+    /// Offset of the first frame.
+    pub fn base_offset(&self) -> u64 {
+        self.header.base_offset
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes the file has room for, its header included.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Position after the last durable batch.
+    pub fn proven(&self) -> u64 {
+        self.proven.load(Ordering::Acquire)
+    }
+
+    /// Declares everything before `position` durable.
+    pub(super) fn set_proven(&self, position: u64) {
+        self.proven.store(position, Ordering::Release);
+    }
+
+    /// Finds every proven batch, and what is damaged between them. What
+    /// follows the last proven batch is an unproven tail: it was never
+    /// acknowledged.
+    pub fn scan(&self) -> io::Result<Scan> {
+        // Read whole, once: a recycled file is full of batches of its earlier
+        // lives, and each of them is looked at before it is told apart.
+        let capacity = usize::try_from(self.capacity).unwrap_or(usize::MAX);
+        let bytes = self.read(0, capacity, self.capacity)?;
+        let mut scan = Scan {
+            proven: FILE_HEADER_BYTES as u64,
+            end_offset: self.base_offset(),
+            first_append_ms: None,
+            damage: Vec::new(),
+        };
+        let mut at = FILE_HEADER_BYTES;
+        while at < bytes.len() {
+            let rest = bytes.slice(at..);
+            match parse_batch(self.id(), &rest, rest.len() as u64) {
+                Parsed::Batch(batch, size) if batch.base_offset >= scan.end_offset => {
+                    self.note(&mut scan, &batch, at as u64);
+                    at += size;
+                    scan.proven = at as u64;
+                }
+                _ => {
+                    let after = rest.get(1..).unwrap_or_default();
+                    match memmem::find(after, &BATCH_MAGIC) {
+                        Some(found) => at += 1 + found,
+                        None => break,
+                    }
+                }
+            }
+        }
+        Ok(scan)
+    }
+
+    /// Takes up the batch found at `at`, and the damage before it if there is
+    /// any.
+    fn note(&self, scan: &mut Scan, batch: &FrameBatch, at: u64) {
+        if at > scan.proven || batch.base_offset > scan.end_offset {
+            scan.damage.push(Damage {
+                path: self.path.clone(),
+                from: scan.proven,
+                to: at,
+                first_offset: scan.end_offset,
+                next_offset: batch.base_offset,
+            });
+        }
+        scan.first_append_ms.get_or_insert(batch.append_time_ms);
+        scan.end_offset = batch.end_offset();
+    }
+
+    /// Position of the next batch magic at or after `from`.
+    fn next_magic(&self, from: u64) -> io::Result<Option<u64>> {
+        let (mut at, overlap) = (from, BATCH_MAGIC.len() as u64 - 1);
+        while at < self.capacity {
+            let window = self.read(at, READ_BYTES, self.capacity)?;
+            if let Some(found) = memmem::find(&window, &BATCH_MAGIC) {
+                return Ok(Some(at + found as u64));
+            }
+            if window.len() < READ_BYTES {
+                return Ok(None);
+            }
+            at += READ_BYTES as u64 - overlap;
+        }
+        Ok(None)
+    }
+
+    /// Up to `n` bytes from `at`, never past `limit`.
+    fn read(&self, at: u64, n: usize, limit: u64) -> io::Result<Bytes> {
+        let n = n.min(usize::try_from(limit.saturating_sub(at)).unwrap_or(n));
+        let mut buffer = BytesMut::zeroed(n);
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, at + filled as u64)? {
+                0 => break,
+                n => filled += n,
+            }
+        }
+        buffer.truncate(filled);
+        Ok(buffer.freeze())
+    }
+
+    /// The proven batch at `at` and its size, reading no further than `limit`.
+    fn batch_at(&self, at: u64, limit: u64) -> io::Result<Option<(FrameBatch, usize)>> {
+        let left = limit.saturating_sub(at);
+        let mut want = 4 << 10;
+        loop {
+            let bytes = self.read(at, want, limit)?;
+            match parse_batch(self.id(), &bytes, left) {
+                Parsed::Batch(batch, size) => return Ok(Some((batch, size))),
+                Parsed::NeedsBytes(n) if n > bytes.len() && bytes.len() == want => want = n,
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// The proven batches from `position` on, at least one if there is one
+    /// and then up to about `max_bytes`, and the position after them. Skips
+    /// what is damaged.
+    pub fn batches_at(&self, position: u64, max_bytes: usize) -> io::Result<(Vec<FrameBatch>, u64)> {
+        let (mut at, limit) = (position.max(FILE_HEADER_BYTES as u64), self.proven());
+        let mut batches = Vec::new();
+        let mut taken = 0;
+        while at < limit && (batches.is_empty() || taken < max_bytes) {
+            let window = self.read(at, READ_BYTES.min(max_bytes.max(4 << 10)), limit)?;
+            let parsed_from = at;
+            let mut rest = window.clone();
+            while let Parsed::Batch(batch, size) = parse_batch(self.id(), &rest, limit - at) {
+                rest = rest.slice(size..);
+                at += size as u64;
+                taken += size;
+                batches.push(batch);
+            }
+            if at == parsed_from {
+                match self.batch_at(at, limit)? {
+                    Some((batch, size)) => {
+                        at += size as u64;
+                        taken += size;
+                        batches.push(batch);
+                    }
+                    None => at = self.next_magic(at + 1)?.unwrap_or(limit).min(limit),
+                }
+            }
+        }
+        Ok((batches, at))
+    }
+
+    /// Every proven batch, in order.
+    pub fn batches(&self) -> impl Iterator<Item = io::Result<FrameBatch>> + '_ {
+        let mut at = 0;
+        let mut ready = Vec::new().into_iter();
+        std::iter::from_fn(move || {
+            loop {
+                if let Some(batch) = ready.next() {
+                    return Some(Ok(batch));
+                }
+                match self.batches_at(at, READ_BYTES) {
+                    Ok((batches, _)) if batches.is_empty() => return None,
+                    Ok((batches, next)) => {
+                        ready = batches.into_iter();
+                        at = next;
+                    }
+                    Err(e) => return Some(Err(e)),
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! Settings of the log.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    frame::DEFAULT_MAX_FRAME,
+    setting::SettingError,
+    units::{ByteSize, Period},
+};
+
+/// The `[log]` section of a pipeline file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// A segment is closed, and then sealed, when it reaches this size ...
+    pub segment_bytes: ByteSize,
+    /// ... or when its first frame is this old, whichever comes first.
+    pub segment_age: Period,
+    /// Largest payload of a frame.
+    pub max_frame_bytes: ByteSize,
+    /// Most bytes that one write and one fsync take together.
+    pub group_bytes: ByteSize,
+    /// Bytes that may wait for the writer before sources are held back.
+    pub queue_bytes: ByteSize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            segment_bytes: ByteSize::mib(64),
+            segment_age: Period::secs(600),
+            max_frame_bytes: DEFAULT_MAX_FRAME,
+            group_bytes: ByteSize::mib(4),
+            queue_bytes: ByteSize::mib(64),
+        }
+    }
+}
+
+impl Settings {
+    /// Refuses values that cannot be meant.
+    pub fn validate(&self) -> Result<(), SettingError> {
+        let most = ByteSize::mib(1 << 10);
+        let frame = self.max_frame_bytes;
+        SettingError::unless(
+            frame.0 >= 1 && frame <= most,
+            "max_frame_bytes",
+            "must be between 1 byte and 1GiB",
+        )?;
+        let needed = ByteSize(frame.0 + (1 << 20));
+        SettingError::unless(
+            (needed.0..=4 * most.0).contains(&self.segment_bytes.0),
+            "segment_bytes",
+            format!(
+                "a segment of {} has no room for a frame of {frame} (max_frame_bytes) and its headers, or is over 4GiB; write at least {needed}",
+                self.segment_bytes
+            ),
+        )?;
+        SettingError::unless(
+            self.queue_bytes.0 > frame.0 && self.queue_bytes <= most,
+            "queue_bytes",
+            format!("must be over max_frame_bytes ({frame}) and at most 1GiB"),
+        )?;
+        SettingError::unless(
+            self.group_bytes.0 >= 4 << 10 && self.group_bytes <= most,
+            "group_bytes",
+            "must be between 4KiB and 1GiB",
+        )?;
+        SettingError::unless(!self.segment_age.0.is_zero(), "segment_age", "must be over 0s")
+    }
+}

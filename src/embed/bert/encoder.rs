@@ -1,0 +1,182 @@
+//! The forward pass over a packed batch.
+
+use std::ops::Range;
+
+use super::{
+    kernel::{View, ViewMut, add_and_normalise, gelu, product, softmax_rows},
+    weights::{Config, Layer, LayerNorm, Weights, WeightsError},
+};
+
+/// Rows that go through everything after attention together: their widened
+/// states (1,536 numbers each) then stay in the second-level cache.
+const BLOCK_ROWS: usize = 128;
+
+/// A BERT encoder with mean pooling and vectors of length 1.
+pub struct Encoder {
+    config: Config,
+    weights: Weights,
+}
+
+/// Buffers of one thread, reused from batch to batch. A batch of `n` tokens
+/// needs about `8 · n · hidden_size` bytes times three.
+#[derive(Default)]
+pub struct Scratch {
+    /// States of all tokens: tokens × hidden size.
+    states: Vec<f32>,
+    /// Tokens × 3 · hidden size.
+    query_key_value: Vec<f32>,
+    /// What attention gives: tokens × hidden size.
+    context: Vec<f32>,
+    /// One head's attention within one text: its tokens squared.
+    scores: Vec<f32>,
+    /// Block rows × intermediate size.
+    wide: Vec<f32>,
+    /// Block rows × hidden size.
+    block: Vec<f32>,
+}
+
+impl Encoder {
+    /// From the bytes of a safetensors file and its configuration.
+    pub fn read(file: &[u8], config: Config) -> Result<Self, WeightsError> {
+        let weights = Weights::read(file, &config)?;
+        Ok(Self { config, weights })
+    }
+
+    /// The configuration it was read with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// One vector of `hidden_size` numbers for each text of `batch`. A text is
+    /// the ids of its tokens: at least one, at most `max_position_embeddings`,
+    /// each below `vocab_size`. Panics otherwise.
+    pub fn encode(&self, batch: &[impl AsRef<[u32]>], scratch: &mut Scratch) -> Vec<Vec<f32>> {
+        let texts = row_ranges(batch);
+        if texts.is_empty() {
+            return Vec::new();
+        }
+        self.embed_tokens(batch, scratch);
+        for layer in &self.weights.layers {
+            layer
+                .query_key_value
+                .apply(&scratch.states, grown(&mut scratch.query_key_value, scratch.states.len() * 3));
+            self.attend(&texts, scratch);
+            self.feed_forward(layer, scratch);
+        }
+        let hidden = self.config.hidden_size;
+        texts.into_iter().map(|rows| pooled(rows_of(&scratch.states, rows, hidden), hidden)).collect()
+    }
+
+    /// Word and position embeddings, summed and normalised, into the states.
+    fn embed_tokens(&self, batch: &[impl AsRef<[u32]>], scratch: &mut Scratch) {
+        let hidden = self.config.hidden_size;
+        scratch.states.clear();
+        scratch.context.clear();
+        for ids in batch {
+            for (position, id) in ids.as_ref().iter().enumerate() {
+                let word = *id as usize;
+                scratch.states.extend_from_slice(rows_of(&self.weights.words, word..word + 1, hidden));
+                let place = rows_of(&self.weights.positions, position..position + 1, hidden);
+                scratch.context.extend_from_slice(place);
+            }
+        }
+        self.normalise(&mut scratch.states, &scratch.context, &self.weights.embedding_norm);
+    }
+
+    /// Every token looks at every token of its own text, head by head.
+    fn attend(&self, texts: &[Range<usize>], scratch: &mut Scratch) {
+        let (hidden, head_size) = (self.config.hidden_size, self.config.head_size());
+        for rows in texts {
+            let tokens = rows.len();
+            let scores = grown(&mut scratch.scores, tokens * tokens);
+            let states = rows_of(&scratch.query_key_value, rows.clone(), 3 * hidden);
+            let context = rows_of_mut(&mut scratch.context, rows.clone(), hidden);
+            for head in 0..self.config.num_attention_heads {
+                let from = head * head_size;
+                let part = |offset| View::new(tail(states, offset + from), tokens, head_size, 3 * hidden);
+                let (query, key, value) = (part(0), part(hidden), part(2 * hidden));
+                product(query, key.transposed(), ViewMut::new(scores, tokens, tokens, tokens));
+                softmax_rows(scores, tokens);
+                let out = ViewMut::new(tail_mut(context, from), tokens, head_size, hidden);
+                product(View::new(scores, tokens, tokens, tokens), value, out);
+            }
+        }
+    }
+
+    /// Everything after attention, which no longer mixes rows: in blocks, so
+    /// that a block passes through all of it while it is in cache.
+    fn feed_forward(&self, layer: &Layer, scratch: &mut Scratch) {
+        let Scratch { states, context, wide, block, .. } = scratch;
+        let hidden = self.config.hidden_size;
+        let blocks = states.chunks_mut(BLOCK_ROWS * hidden).zip(context.chunks(BLOCK_ROWS * hidden));
+        for (states, context) in blocks {
+            let block = grown(block, states.len());
+            let wide = grown(wide, states.len() / hidden * layer.widen.outputs());
+            layer.attention_output.apply(context, block);
+            self.normalise(states, block, &layer.attention_norm);
+            layer.widen.apply(states, wide);
+            gelu(wide);
+            layer.narrow.apply(wide, block);
+            self.normalise(states, block, &layer.output_norm);
+        }
+    }
+
+    fn normalise(&self, states: &mut [f32], residual: &[f32], norm: &LayerNorm) {
+        add_and_normalise(states, residual, &norm.gain, &norm.bias, self.config.layer_norm_eps);
+    }
+}
+
+/// The rows of each text in the packed batch.
+fn row_ranges(batch: &[impl AsRef<[u32]>]) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let next = |ids: &[u32]| {
+        assert!(!ids.is_empty(), "a text has at least one token");
+        let start = end;
+        end += ids.len();
+        start..end
+    };
+    batch.iter().map(AsRef::as_ref).map(next).collect()
+}
+
+/// The mean of `rows`, brought to length 1.
+fn pooled(rows: &[f32], columns: usize) -> Vec<f32> {
+    let mut sum = vec![0.0; columns];
+    for row in rows.chunks_exact(columns) {
+        for (total, x) in sum.iter_mut().zip(row) {
+            *total += x;
+        }
+    }
+    // The length of the mean cancels: dividing by the number of rows first
+    // would change nothing but the rounding.
+    let length = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+    sum.iter().map(|x| x / length).collect()
+}
+
+/// The first `len` numbers of a buffer that only ever grows: left over from
+/// earlier use, to be overwritten.
+fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    buffer.split_at_mut(len).0
+}
+
+#[expect(clippy::indexing_slicing, reason = "callers of `encode` promise ids and lengths within the weights")]
+fn rows_of(data: &[f32], rows: Range<usize>, columns: usize) -> &[f32] {
+    &data[rows.start * columns..rows.end * columns]
+}
+
+#[expect(clippy::indexing_slicing, reason = "rows come from `row_ranges` and the buffer was sized by them")]
+fn rows_of_mut(data: &mut [f32], rows: Range<usize>, columns: usize) -> &mut [f32] {
+    &mut data[rows.start * columns..rows.end * columns]
+}
+
+#[expect(clippy::indexing_slicing, reason = "the offset of a head lies within the first row")]
+fn tail(data: &[f32], offset: usize) -> &[f32] {
+    &data[offset..]
+}
+
+#[expect(clippy::indexing_slicing, reason = "the offset of a head lies within the first row")]
+fn tail_mut(data: &mut [f32], offset: usize) -> &mut [f32] {
+    &mut data[offset..]
+}

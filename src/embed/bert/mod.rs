@@ -1,0 +1,15 @@
+//! A BERT encoder of our own: token ids in, one unit vector per text out.
+//!
+//! The tokens of all texts of a batch lie one after another, without padding:
+//! matrix products run over all rows at once, attention within each text. A
+//! batch is computed by one thread; parallelism lies between batches.
+
+mod encoder;
+mod kernel;
+mod weights;
+
+pub use encoder::{Encoder, Scratch};
+pub use weights::{Config, WeightsError};
+
+/// Arithmetic of the encoder, as a [`Space`](super::Space) names it.
+pub const ELEMENT: &str = kernel::ELEMENT;

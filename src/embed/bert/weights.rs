@@ -1,0 +1,284 @@
+//! Reads a checkpoint into the layout that the encoder computes with.
+
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use serde::Deserialize;
+
+use super::kernel::Linear;
+
+/// The part of `config.json` that decides how the encoder computes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Config {
+    /// Numbers in a token's state, and in a vector.
+    pub hidden_size: usize,
+    /// Transformer layers.
+    pub num_hidden_layers: usize,
+    /// Heads per layer; divides `hidden_size`.
+    pub num_attention_heads: usize,
+    /// Width of the feed-forward step.
+    pub intermediate_size: usize,
+    /// Tokens in the longest text the checkpoint has positions for.
+    pub max_position_embeddings: usize,
+    /// Different tokens.
+    pub vocab_size: usize,
+    /// Added to the variance in layer norms.
+    pub layer_norm_eps: f32,
+    /// The activation; only `gelu` is implemented.
+    pub hidden_act: String,
+    /// The architecture; only `bert` is implemented.
+    pub model_type: String,
+}
+
+/// Why a checkpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// The file is not in the safetensors format.
+    #[error("not a safetensors file: {0}")]
+    Format(#[from] SafeTensorError),
+    /// The configuration asks for something that is not implemented.
+    #[error("config.json has `{key}` = `{found}`, but only {supported} is implemented")]
+    Unsupported {
+        /// Key of `config.json`.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it would have to be.
+        supported: &'static str,
+    },
+    /// A tensor that the architecture needs is absent.
+    #[error("tensor `{tensor}` is missing")]
+    Missing {
+        /// Its name.
+        tensor: String,
+    },
+    /// A tensor does not have the shape that the configuration demands.
+    #[error("tensor `{tensor}` has shape {found:?}, but config.json demands {expected:?}")]
+    Shape {
+        /// Its name.
+        tensor: String,
+        /// Shape by the configuration.
+        expected: Vec<usize>,
+        /// Shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor holds something other than 32-bit floats.
+    #[error("tensor `{tensor}` holds {found:?}, but only F32 is read")]
+    Type {
+        /// Its name.
+        tensor: String,
+        /// Element type in the file.
+        found: Dtype,
+    },
+}
+
+impl Config {
+    /// Numbers that one attention head works on.
+    pub(super) fn head_size(&self) -> usize {
+        self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0)
+    }
+
+    fn check(&self) -> Result<(), WeightsError> {
+        let unless = |holds: bool, key, found: String, supported| {
+            if holds { Ok(()) } else { Err(WeightsError::Unsupported { key, found, supported }) }
+        };
+        unless(self.model_type == "bert", "model_type", self.model_type.clone(), "`bert`")?;
+        unless(self.hidden_act == "gelu", "hidden_act", self.hidden_act.clone(), "`gelu`")?;
+        let divides = self.head_size() > 0 && self.head_size() * self.num_attention_heads == self.hidden_size;
+        let heads = self.num_attention_heads.to_string();
+        unless(divides, "num_attention_heads", heads, "a divisor of `hidden_size`")
+    }
+}
+
+/// Scale and shift of a layer norm, one number per column.
+pub(super) struct LayerNorm {
+    pub gain: Vec<f32>,
+    pub bias: Vec<f32>,
+}
+
+/// One transformer layer.
+pub(super) struct Layer {
+    /// Query, key and value side by side, the query already divided by the
+    /// square root of the head size.
+    pub query_key_value: Linear,
+    pub attention_output: Linear,
+    pub attention_norm: LayerNorm,
+    pub widen: Linear,
+    pub narrow: Linear,
+    pub output_norm: LayerNorm,
+}
+
+/// A checkpoint, ready to compute with.
+pub(super) struct Weights {
+    /// One row per token of the vocabulary.
+    pub words: Vec<f32>,
+    /// One row per position, the embedding of token type 0 included: every
+    /// text is a first sentence.
+    pub positions: Vec<f32>,
+    pub embedding_norm: LayerNorm,
+    pub layers: Vec<Layer>,
+}
+
+impl Weights {
+    /// Reads `file`, a whole safetensors file.
+    pub fn read(file: &[u8], config: &Config) -> Result<Self, WeightsError> {
+        config.check()?;
+        let tensors = Tensors(SafeTensors::deserialize(file)?);
+        let hidden = config.hidden_size;
+        let types = tensors.read("embeddings.token_type_embeddings.weight", &[2, hidden])?;
+        let mut positions = tensors
+            .read("embeddings.position_embeddings.weight", &[config.max_position_embeddings, hidden])?;
+        for row in positions.chunks_exact_mut(hidden) {
+            for (x, of_type_0) in row.iter_mut().zip(&types) {
+                *x += of_type_0;
+            }
+        }
+        Ok(Self {
+            words: tensors.read("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?,
+            positions,
+            embedding_norm: tensors.norm("embeddings.LayerNorm", hidden)?,
+            layers: (0..config.num_hidden_layers)
+                .map(|n| Layer::read(&tensors, n, config))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Layer {
+    fn read(tensors: &Tensors<'_>, n: usize, config: &Config) -> Result<Self, WeightsError> {
+        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+        let of = |part: &str| format!("encoder.layer.{n}.{part}");
+        Ok(Self {
+            query_key_value: query_key_value(tensors, &of("attention.self"), config)?,
+            attention_output: tensors.linear(&of("attention.output.dense"), hidden, hidden)?,
+            attention_norm: tensors.norm(&of("attention.output.LayerNorm"), hidden)?,
+            widen: tensors.linear(&of("intermediate.dense"), wide, hidden)?,
+            narrow: tensors.linear(&of("output.dense"), hidden, wide)?,
+            output_norm: tensors.norm(&of("output.LayerNorm"), hidden)?,
+        })
+    }
+}
+
+fn query_key_value(tensors: &Tensors<'_>, prefix: &str, config: &Config) -> Result<Linear, WeightsError> {
+    let hidden = config.hidden_size;
+    #[expect(clippy::cast_precision_loss, reason = "a head has far fewer than 2^24 numbers")]
+    let shrink = 1.0 / (config.head_size() as f32).sqrt();
+    let (mut weights, mut bias) = (Vec::new(), Vec::new());
+    for (part, scale) in [("query", shrink), ("key", 1.0), ("value", 1.0)] {
+        let scaled = |numbers: Vec<f32>| numbers.into_iter().map(move |x| x * scale);
+        weights.extend(scaled(tensors.read(&format!("{prefix}.{part}.weight"), &[hidden, hidden])?));
+        bias.extend(scaled(tensors.read(&format!("{prefix}.{part}.bias"), &[hidden])?));
+    }
+    Ok(Linear::new(&weights, &bias))
+}
+
+struct Tensors<'a>(SafeTensors<'a>);
+
+impl Tensors<'_> {
+    /// The numbers of `tensor`, row-major, if it has the `expected` shape.
+    fn read(&self, tensor: &str, expected: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        let name = || tensor.to_owned();
+        let view = self.0.tensor(tensor).map_err(|_| WeightsError::Missing { tensor: name() })?;
+        if view.dtype() != Dtype::F32 {
+            return Err(WeightsError::Type { tensor: name(), found: view.dtype() });
+        }
+        if view.shape() != expected {
+            let (expected, found) = (expected.to_vec(), view.shape().to_vec());
+            return Err(WeightsError::Shape { tensor: name(), expected, found });
+        }
+        let (numbers, _) = view.data().as_chunks::<4>();
+        Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    }
+
+    fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, WeightsError> {
+        let weights = self.read(&format!("{name}.weight"), &[outputs, inputs])?;
+        let bias = self.read(&format!("{name}.bias"), &[outputs])?;
+        Ok(Linear::new(&weights, &bias))
+    }
+
+    fn norm(&self, name: &str, columns: usize) -> Result<LayerNorm, WeightsError> {
+        Ok(LayerNorm {
+            gain: self.read(&format!("{name}.weight"), &[columns])?,
+            bias: self.read(&format!("{name}.bias"), &[columns])?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            hidden_size: 4,
+            num_hidden_layers: 0,
+            num_attention_heads: 2,
+            intermediate_size: 8,
+            max_position_embeddings: 3,
+            vocab_size: 5,
+            layer_norm_eps: 1e-12,
+            hidden_act: "gelu".into(),
+            model_type: "bert".into(),
+        }
+    }
+
+    /// A checkpoint without layers whose tensor `odd` has another shape or type.
+    fn checkpoint(odd: &str, rows: usize, dtype: Dtype) -> Vec<u8> {
+        let zeros = [0; 1_024];
+        let tensors = [
+            ("embeddings.token_type_embeddings.weight", vec![2, 4]),
+            ("embeddings.position_embeddings.weight", vec![3, 4]),
+            ("embeddings.word_embeddings.weight", vec![5, 4]),
+            ("embeddings.LayerNorm.weight", vec![4]),
+            ("embeddings.LayerNorm.bias", vec![4]),
+        ];
+        let views =
+            tensors.into_iter().filter(|(name, _)| rows > 0 || *name != odd).map(|(name, mut shape)| {
+                let dtype = if name == odd {
+                    shape[0] = rows;
+                    dtype
+                } else {
+                    Dtype::F32
+                };
+                let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+                (name, TensorView::new(dtype, shape, &zeros[..bytes]).unwrap())
+            });
+        safetensors::serialize(views, None).unwrap()
+    }
+
+    const WORDS: &str = "embeddings.word_embeddings.weight";
+
+    fn refusal(file: &[u8], config: &Config) -> String {
+        Weights::read(file, config).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_checkpoint_that_fits_is_read() {
+        let weights = Weights::read(&checkpoint(WORDS, 5, Dtype::F32), &config()).unwrap();
+        assert_eq!((weights.words.len(), weights.positions.len()), (20, 12));
+    }
+
+    #[test]
+    fn a_checkpoint_that_does_not_fit_is_refused_by_tensor() {
+        let config = config();
+        assert_eq!(
+            refusal(&checkpoint(WORDS, 0, Dtype::F32), &config),
+            format!("tensor `{WORDS}` is missing")
+        );
+        assert!(refusal(&checkpoint(WORDS, 6, Dtype::F32), &config).contains("has shape [6, 4]"));
+        assert!(refusal(&checkpoint(WORDS, 5, Dtype::F16), &config).contains("holds F16"));
+        assert!(refusal(b"not a checkpoint", &config).starts_with("not a safetensors file"));
+    }
+
+    #[test]
+    fn an_architecture_that_is_not_implemented_is_refused_by_key() {
+        let file = checkpoint(WORDS, 5, Dtype::F32);
+        assert!(
+            refusal(&file, &Config { hidden_act: "relu".into(), ..config() })
+                .contains("`hidden_act` = `relu`")
+        );
+        assert!(refusal(&file, &Config { model_type: "gpt2".into(), ..config() }).contains("`model_type`"));
+        assert!(refusal(&file, &Config { num_attention_heads: 3, ..config() }).contains("a divisor"));
+        assert!(refusal(&file, &Config { num_attention_heads: 0, ..config() }).contains("a divisor"));
+    }
+}

@@ -1,0 +1,333 @@
+//! The local model: texts to vectors on worker threads of its own.
+//!
+//! A call is cut into jobs: some texts to tokenise, then packed batches to
+//! encode. Jobs of several calls interleave; a batch never mixes calls, so
+//! one call's bad input is no other call's error. Batches take texts as they
+//! come: without padding, nothing is gained by sorting them by length.
+
+use std::{path::Path, sync::Arc, thread};
+
+use futures::future::BoxFuture;
+
+use super::{
+    EmbedError, Embedder, OpenError, Space, TokenSpans,
+    bert::{self, Encoder, Scratch},
+    model::{ModelDescription, ModelError, ModelFiles},
+    pool::{JobLost, Pool, Priority},
+    settings::Settings,
+    tokenizer::Tokenizer,
+};
+
+/// Texts tokenised by one job: some milliseconds of work.
+const TEXTS_PER_JOB: usize = 32;
+
+/// A model in this process, with its threads. Dropping it waits for the
+/// batches in progress and ends the threads.
+pub struct LocalModel {
+    space: Space,
+    description: ModelDescription,
+    model: Arc<Model>,
+    pool: Pool<Scratch>,
+    batch_tokens: usize,
+}
+
+/// What the worker threads share.
+struct Model {
+    tokenizer: Arc<Tokenizer>,
+    encoder: Encoder,
+}
+
+impl LocalModel {
+    /// Reads and verifies the model `settings.model` in `dir` and starts its
+    /// threads. Takes a good part of a second and blocks meanwhile.
+    pub fn load(dir: &Path, settings: &Settings) -> Result<Self, OpenError> {
+        let files = ModelFiles::read(&settings.model, dir)?;
+        let ModelFiles { description, config, weights, tokenizer } = files;
+        let tokenizer = Tokenizer::read(&tokenizer, description.max_tokens).map_err(ModelError::from)?;
+        let encoder = Encoder::read(&weights, config).map_err(ModelError::from)?;
+        if tokenizer.vocabulary() > encoder.config().vocab_size {
+            let reason = "the tokenizer has tokens that the weights do not know".to_owned();
+            return Err(ModelError::Mismatch { dir: dir.to_owned(), reason }.into());
+        }
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let pool = Pool::start("embed", settings.worker_threads(cores), Scratch::default)
+            .map_err(|source| OpenError::Threads { source })?;
+        Ok(Self {
+            space: space(&description),
+            description,
+            model: Arc::new(Model { tokenizer: Arc::new(tokenizer), encoder }),
+            pool,
+            batch_tokens: settings.batch_tokens,
+        })
+    }
+
+    /// What the vectors are computed with.
+    pub fn description(&self) -> &ModelDescription {
+        &self.description
+    }
+
+    /// The ids of each text, in order.
+    async fn tokenise(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>, EmbedError> {
+        let count = texts.len();
+        let mut texts = texts.into_iter();
+        let mut tickets = Vec::new();
+        for first in (0..count).step_by(TEXTS_PER_JOB) {
+            let some: Vec<String> = texts.by_ref().take(TEXTS_PER_JOB).collect();
+            let model = Arc::clone(&self.model);
+            let job = move |_: &mut Scratch| {
+                let ids = |(n, text): (usize, &String)| model.ids(first + n, text);
+                some.iter().enumerate().map(ids).collect::<Result<Vec<_>, _>>()
+            };
+            tickets.push(self.pool.submit(Priority::Steady, job).await?);
+        }
+        let mut all = Vec::with_capacity(count);
+        for ticket in tickets {
+            all.extend(ticket.result().await??);
+        }
+        Ok(all)
+    }
+
+    /// The vector of each tokenised text, in order.
+    async fn encode(&self, ids: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let count = ids.len();
+        let sizes = batches(ids.iter().map(Vec::len), self.batch_tokens);
+        let mut ids = ids.into_iter();
+        let mut tickets = Vec::with_capacity(sizes.len());
+        let mut first = 0;
+        for size in sizes {
+            let batch: Vec<Vec<u32>> = ids.by_ref().take(size).collect();
+            let model = Arc::clone(&self.model);
+            let job = move |scratch: &mut Scratch| model.vectors(first, &batch, scratch);
+            tickets.push(self.pool.submit(Priority::Steady, job).await?);
+            first += size;
+        }
+        let mut vectors = Vec::with_capacity(count);
+        for ticket in tickets {
+            vectors.extend(ticket.result().await??);
+        }
+        Ok(vectors)
+    }
+
+    async fn embed_urgently(&self, text: String) -> Result<Vec<f32>, EmbedError> {
+        let model = Arc::clone(&self.model);
+        let job = move |scratch: &mut Scratch| {
+            let ids = model.ids(0, &text)?;
+            model.vectors(0, &[ids], scratch)
+        };
+        let vectors = self.pool.submit(Priority::Urgent, job).await?.result().await??;
+        Ok(vectors.into_iter().flatten().collect())
+    }
+}
+
+impl Embedder for LocalModel {
+    fn space(&self) -> &Space {
+        &self.space
+    }
+
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
+        Box::pin(async move {
+            let ids = self.tokenise(texts).await?;
+            self.encode(ids).await
+        })
+    }
+
+    fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vec<f32>, EmbedError>> {
+        Box::pin(self.embed_urgently(text))
+    }
+
+    fn tokens(&self) -> Arc<dyn TokenSpans> {
+        Arc::clone(&self.model.tokenizer) as _
+    }
+}
+
+impl Model {
+    /// The ids of the text that the caller knows as `index`.
+    fn ids(&self, index: usize, text: &str) -> Result<Vec<u32>, EmbedError> {
+        self.tokenizer.ids(text).map_err(|e| EmbedError::Input { index, reason: e.to_string() })
+    }
+
+    /// The vectors of a batch whose first text the caller knows as `first`.
+    fn vectors(
+        &self,
+        first: usize,
+        batch: &[Vec<u32>],
+        scratch: &mut Scratch,
+    ) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let vectors = self.encoder.encode(batch, scratch);
+        for (n, vector) in vectors.iter().enumerate() {
+            check(vector).map_err(|reason| EmbedError::Input { index: first + n, reason: reason.into() })?;
+        }
+        Ok(vectors)
+    }
+}
+
+impl From<JobLost> for EmbedError {
+    fn from(lost: JobLost) -> Self {
+        Self::Transient { reason: lost.to_string() }
+    }
+}
+
+fn space(description: &ModelDescription) -> Space {
+    Space {
+        provider: "local".into(),
+        model: description.name.clone(),
+        revision: description.revision.clone(),
+        tokenizer: description.tokenizer.clone(),
+        dimensions: description.dimensions,
+        pooling: description.pooling.clone(),
+        normalised: true,
+        prefix: String::new(),
+        element: bert::ELEMENT.into(),
+        max_tokens: description.max_tokens,
+    }
+}
+
+/// How many texts go into each batch, given their lengths in tokens: as many
+/// as stay within `budget`, and at least one.
+fn batches(lengths: impl Iterator<Item = usize>, budget: usize) -> Vec<usize> {
+    let mut sizes = Vec::new();
+    let (mut texts, mut tokens) = (0, 0);
+    for length in lengths {
+        if texts > 0 && tokens + length > budget {
+            sizes.push(texts);
+            (texts, tokens) = (0, 0);
+        }
+        texts += 1;
+        tokens += length;
+    }
+    if texts > 0 {
+        sizes.push(texts);
+    }
+    sizes
+}
+
+/// Whether `vector` may be stored: finite numbers and a length of 1.
+fn check(vector: &[f32]) -> Result<(), &'static str> {
+    let square: f32 = vector.iter().map(|x| x * x).sum();
+    // Written so that a NaN fails.
+    if (square - 1.0).abs() < 1e-3 { Ok(()) } else { Err("its vector came out zero or not finite") }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use proptest::prelude::*;
+
+    use super::{
+        super::testing::{self, block_on},
+        *,
+    };
+
+    fn cosine(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+    }
+
+    #[test]
+    fn vectors_agree_with_the_reference() {
+        let references = testing::reference_vectors();
+        assert!(references.len() >= 200);
+        let texts = references.iter().map(|r| r.text.clone()).collect();
+        let vectors = block_on(testing::local_model().embed(texts)).unwrap();
+        for (ours, reference) in vectors.iter().zip(&references) {
+            let cosine = cosine(ours, &reference.vector);
+            assert!(cosine >= 0.999_999, "cosine {cosine} for {:?}", reference.id);
+            assert!((cosine - 1.0).abs() < 1e-5, "not of length 1: {:?}", reference.id);
+        }
+    }
+
+    #[test]
+    fn a_vector_does_not_depend_on_its_batch() {
+        let model = testing::local_model();
+        let texts: Vec<String> =
+            (1..40).map(|n| "the river runs deep and fast ".repeat(n % 13) + &n.to_string()).collect();
+        let together = block_on(model.embed(texts.clone())).unwrap();
+        for (text, together) in texts.into_iter().zip(together) {
+            let alone = block_on(model.embed_query(text)).unwrap();
+            for (a, b) in alone.iter().zip(&together) {
+                assert!((a - b).abs() < 1e-5, "{a} alone, {b} together");
+            }
+        }
+    }
+
+    #[test]
+    fn concurrent_calls_each_get_their_vectors_in_order() {
+        let model = testing::local_model();
+        let call = |n: usize| -> Vec<String> { (0..50).map(|i| format!("call {n} text {i}")).collect() };
+        let answers = block_on(join_all((0..4).map(|n| model.embed(call(n)))));
+        for (n, answer) in answers.into_iter().enumerate() {
+            let answer = answer.unwrap();
+            assert_eq!(answer.len(), 50);
+            for i in [0, 1, 31, 32, 49] {
+                let expected = block_on(model.embed_query(format!("call {n} text {i}"))).unwrap();
+                assert!(cosine(&answer[i], &expected) > 0.999_999, "call {n} text {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_first_256_tokens_count() {
+        let start = "word ".repeat(254);
+        let texts = [format!("{start} river"), format!("{start} engine"), "word ".repeat(253) + "river"];
+        let vectors = block_on(testing::local_model().embed(texts.to_vec())).unwrap();
+        assert_eq!(vectors[0], vectors[1]);
+        assert_ne!(vectors[0], vectors[2]);
+    }
+
+    #[test]
+    fn no_texts_give_no_vectors() {
+        assert!(block_on(testing::local_model().embed(Vec::new())).unwrap().is_empty());
+    }
+
+    #[test]
+    fn dropping_the_model_ends_its_threads() {
+        let settings = Settings { threads: 2, ..Settings::default() };
+        let local = LocalModel::load(&testing::model_dir(), &settings).unwrap();
+        let texts = vec!["a text to be computed ".repeat(20); 100];
+        let mut call = local.embed(texts);
+        let waker = futures::task::noop_waker();
+        assert!(call.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        drop(call);
+        let model = Arc::downgrade(&local.model);
+        drop(local);
+        assert_eq!(model.strong_count(), 0, "a thread or a job still holds the model");
+    }
+
+    #[test]
+    fn the_space_says_what_the_vectors_are_computed_with() {
+        let model = testing::local_model();
+        let space = model.space();
+        assert_eq!((space.dimensions, space.max_tokens, space.element.as_str()), (384, 256, "fp32"));
+        assert_eq!(
+            (&space.revision, &space.tokenizer),
+            (&model.description().revision, &model.description().tokenizer)
+        );
+    }
+
+    #[test]
+    fn a_vector_that_cannot_be_compared_is_an_error() {
+        assert!(check(&[0.6, 0.8]).is_ok());
+        for vector in [[0.0, 0.0], [f32::NAN, 1.0], [f32::INFINITY, 0.0], [0.6, 0.6]] {
+            assert!(check(&vector).is_err(), "{vector:?}");
+        }
+        assert!(check(&[]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn batches_hold_every_text_once_and_keep_to_the_budget(
+            lengths in proptest::collection::vec(1usize..400, 0..100), budget in 256usize..2_000,
+        ) {
+            let sizes = batches(lengths.iter().copied(), budget);
+            prop_assert_eq!(sizes.iter().sum::<usize>(), lengths.len());
+            let mut rest = lengths.as_slice();
+            for size in sizes {
+                let (batch, others) = rest.split_at(size);
+                let tokens: usize = batch.iter().sum();
+                prop_assert!(size == 1 || tokens <= budget, "{size} texts, {tokens} tokens");
+                // The next text would not have fitted.
+                prop_assert!(others.first().is_none_or(|next| tokens + next > budget));
+                rest = others;
+            }
+        }
+    }
+}

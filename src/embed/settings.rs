@@ -1,0 +1,132 @@
+//! What turns texts into vectors.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::model;
+use crate::setting::SettingError;
+
+/// Tokens a batch may have at least: as many as the longest text.
+const LEAST_BATCH_TOKENS: usize = 256;
+/// Beyond this a batch only takes memory and keeps queries waiting.
+const MOST_BATCH_TOKENS: usize = 65_536;
+const MOST_THREADS: usize = 1_024;
+
+/// The section `embed` of a pipeline file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Who computes the vectors.
+    pub provider: Provider,
+    /// Name of the local model.
+    pub model: String,
+    /// Folder of the local model's files; empty means the folder of that name
+    /// in `$THALWEG_MODELS`, or in `models` where that is not set.
+    pub model_dir: String,
+    /// Threads that compute vectors; 0 means one per core.
+    pub threads: usize,
+    /// Tokens computed together at most. More does not compute faster: a live
+    /// query waits until a batch in progress is done.
+    pub batch_tokens: usize,
+}
+
+/// Who computes the vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// The model, in this process.
+    Local,
+    /// Hashes of words and trigrams: no model and no meaning, for tests.
+    Hashing,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            provider: Provider::Local,
+            model: model::DEFAULT.to_owned(),
+            model_dir: String::new(),
+            threads: 0,
+            batch_tokens: 2_048,
+        }
+    }
+}
+
+impl Settings {
+    /// Refuses values that cannot be meant.
+    pub fn validate(&self) -> Result<(), SettingError> {
+        SettingError::unless(
+            self.provider != Provider::Local || model::is_known(&self.model),
+            "model",
+            format!("`{}` is not a known model; known: {}", self.model, model::known_names()),
+        )?;
+        SettingError::unless(
+            self.threads <= MOST_THREADS,
+            "threads",
+            format!("{} threads are too many; write 0 for one per core", self.threads),
+        )?;
+        SettingError::unless(
+            (LEAST_BATCH_TOKENS..=MOST_BATCH_TOKENS).contains(&self.batch_tokens),
+            "batch_tokens",
+            format!(
+                "{} is out of range; write {LEAST_BATCH_TOKENS} to {MOST_BATCH_TOKENS}",
+                self.batch_tokens
+            ),
+        )
+    }
+
+    /// The folder of the model's files; `models` is the value of
+    /// `THALWEG_MODELS`.
+    pub fn model_folder(&self, models: Option<&OsStr>) -> PathBuf {
+        if self.model_dir.is_empty() {
+            models.map_or(Path::new("models"), Path::new).join(&self.model)
+        } else {
+            PathBuf::from(&self.model_dir)
+        }
+    }
+
+    /// Threads to start on a machine with `cores` cores.
+    pub(super) fn worker_threads(&self, cores: usize) -> usize {
+        if self.threads == 0 { cores } else { self.threads }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_survive_a_pipeline_file() {
+        let settings: Settings = toml::from_str("").unwrap();
+        assert_eq!(settings, Settings::default());
+        settings.validate().unwrap();
+        assert_eq!(toml::from_str::<Settings>(&toml::to_string(&settings).unwrap()).unwrap(), settings);
+        assert!(toml::from_str::<Settings>("batch = 3").unwrap_err().to_string().contains("batch_tokens"));
+    }
+
+    #[test]
+    fn values_that_cannot_be_meant_are_refused_by_key() {
+        let refused = |settings: Settings| settings.validate().unwrap_err();
+        let unknown = refused(Settings { model: "bert".into(), ..Settings::default() });
+        assert_eq!(unknown.key, "model");
+        assert!(unknown.message.contains("all-MiniLM-L6-v2"));
+        assert_eq!(refused(Settings { threads: 5_000, ..Settings::default() }).key, "threads");
+        assert_eq!(refused(Settings { batch_tokens: 10, ..Settings::default() }).key, "batch_tokens");
+        let hashing = Settings { provider: Provider::Hashing, model: String::new(), ..Settings::default() };
+        hashing.validate().unwrap();
+    }
+
+    #[test]
+    fn the_model_folder_is_the_one_named_else_below_the_models_folder() {
+        let settings = Settings::default();
+        assert_eq!(settings.model_folder(None), Path::new("models/all-MiniLM-L6-v2"));
+        assert_eq!(settings.model_folder(Some(OsStr::new("/m"))), Path::new("/m/all-MiniLM-L6-v2"));
+        let named = Settings { model_dir: "/elsewhere".into(), ..settings };
+        assert_eq!(named.model_folder(Some(OsStr::new("/m"))), Path::new("/elsewhere"));
+    }
+}

@@ -1,0 +1,219 @@
+//! One transaction: rows, vectors, keywords, outcomes and the checkpoint.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+use sqlx::SqliteConnection;
+
+use super::checkpoint::{Checkpoint, Lease};
+use super::error::{Doing, StoreError};
+use super::insert::insert_rows;
+use super::keywords;
+use super::new_rows::NewRows;
+use super::rows::{Batch, OutcomeKind, RecordRow, Tally};
+use super::sqlite::Store;
+use super::vector::check_vector;
+
+impl Store {
+    /// Writes `batch` and moves the lease's checkpoint from `batch.from` to
+    /// `batch.to`, both or neither. After an error, or if the call is
+    /// dropped, the lease may lag behind the store; acquire again to be sure.
+    pub async fn commit(&self, lease: &mut Lease, batch: Batch) -> Result<(), StoreError> {
+        let tally = batch.tally()?;
+        let (from, to) = (batch.from, batch.to);
+        if from != lease.checkpoint.next_offset {
+            let reason = format!("the checkpoint stands at {}", lease.checkpoint.next_offset);
+            return Err(StoreError::Unbalanced { from, to, reason });
+        }
+        let Analysed { batch, terms } = self.analyse(batch).await?;
+        let mut transaction = self.begin().await?;
+        move_checkpoint(&mut transaction, lease, &batch, tally).await?;
+        let batch_key = batch_key(&mut transaction, &batch).await?;
+        let tenants = self.tenant_keys(&mut transaction, &batch.records).await?;
+        let rows = NewRows {
+            stream: &lease.stream,
+            batch_key,
+            space_key: batch.space_key,
+            tenants: &tenants,
+            records: batch.records.iter().zip(&terms).collect(),
+        };
+        rows.write(&mut transaction).await?;
+        match rows.claim_contents(&mut transaction).await? {
+            0 => {}
+            // Free when the batch was judged: another stream came in between.
+            count => return Err(StoreError::Duplicate { count }),
+        }
+        write_outcomes(&mut transaction, lease, &batch).await?;
+        transaction.commit().await.doing("committing a batch")?;
+        self.remember_tenants(tenants);
+        lease.checkpoint = advanced(lease.checkpoint, to, tally);
+        Ok(())
+    }
+
+    /// Refuses vectors that must not be stored and finds the terms of every
+    /// text, off the async threads.
+    pub(super) async fn analyse(&self, batch: Batch) -> Result<Analysed, StoreError> {
+        let has_vectors = batch.records.iter().flat_map(|r| &r.chunks).any(|c| c.vector.is_some());
+        let dimensions = match has_vectors {
+            true => Some(self.space(batch.space_key).await?.space.dimensions),
+            false => None,
+        };
+        tokio::task::spawn_blocking(move || {
+            for record in &batch.records {
+                check_record(record, dimensions)?;
+            }
+            let terms = batch
+                .records
+                .par_iter()
+                .map(|record| record.chunks.iter().map(|chunk| keywords::terms(&chunk.text)).collect())
+                .collect();
+            Ok(Analysed { batch, terms })
+        })
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// The key of every tenant named, new ones given within `connection`'s
+    /// transaction.
+    pub(super) async fn tenant_keys(
+        &self,
+        connection: &mut SqliteConnection,
+        records: &[RecordRow],
+    ) -> Result<HashMap<String, i64>, StoreError> {
+        let mut keys = HashMap::new();
+        for record in records {
+            if keys.contains_key(&record.tenant) {
+                continue;
+            }
+            let key = match self.remembered_tenant(&record.tenant) {
+                Some(key) => key,
+                // The update changes nothing; it makes RETURNING answer for
+                // names that exist as well.
+                None => sqlx::query_scalar(
+                    "INSERT INTO tenants (name) VALUES (?)
+                     ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING tenant_key",
+                )
+                .bind(&record.tenant)
+                .fetch_one(&mut *connection)
+                .await
+                .doing("naming a tenant")?,
+            };
+            keys.insert(record.tenant.clone(), key);
+        }
+        Ok(keys)
+    }
+}
+
+/// A batch and the terms of each chunk of each of its records.
+pub(super) struct Analysed {
+    pub batch: Batch,
+    pub terms: Vec<Vec<Vec<String>>>,
+}
+
+fn check_record(record: &RecordRow, dimensions: Option<usize>) -> Result<(), StoreError> {
+    if record.tenant.is_empty() {
+        return Err(StoreError::Unbalanced {
+            from: record.offset,
+            to: record.offset + 1,
+            reason: "the record has no tenant".into(),
+        });
+    }
+    for chunk in &record.chunks {
+        if let (Some(vector), Some(dimensions)) = (&chunk.vector, dimensions) {
+            check_vector(vector, dimensions).map_err(|reason| StoreError::Vector {
+                of: format!("offset {}, chunk {}", record.offset, chunk.chunk),
+                reason,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn advanced(checkpoint: Checkpoint, next_offset: u64, tally: Tally) -> Checkpoint {
+    Checkpoint {
+        start_offset: checkpoint.start_offset,
+        next_offset,
+        indexed: checkpoint.indexed + tally.indexed,
+        rejected: checkpoint.rejected + tally.rejected,
+        deduplicated: checkpoint.deduplicated + tally.deduplicated,
+        deferred: checkpoint.deferred + tally.deferred,
+        dead_lettered: checkpoint.dead_lettered + tally.dead_lettered,
+        lost: checkpoint.lost + tally.lost,
+    }
+}
+
+async fn move_checkpoint(
+    connection: &mut SqliteConnection,
+    lease: &Lease,
+    batch: &Batch,
+    tally: Tally,
+) -> Result<(), StoreError> {
+    let moved = sqlx::query(
+        "UPDATE checkpoints SET next_offset = ?1, indexed = indexed + ?2, rejected = rejected + ?3,
+             deduplicated = deduplicated + ?4, deferred = deferred + ?5, dead_lettered = dead_lettered + ?6,
+             lost = lost + ?7, updated_ms = ?8
+         WHERE pipeline = ?9 AND stream = ?10 AND epoch = ?11 AND next_offset = ?12",
+    )
+    .bind(batch.to.cast_signed())
+    .bind(tally.indexed.cast_signed())
+    .bind(tally.rejected.cast_signed())
+    .bind(tally.deduplicated.cast_signed())
+    .bind(tally.deferred.cast_signed())
+    .bind(tally.dead_lettered.cast_signed())
+    .bind(tally.lost.cast_signed())
+    .bind(batch.now_ms)
+    .bind(&lease.pipeline)
+    .bind(&lease.stream)
+    .bind(lease.epoch.cast_signed())
+    .bind(batch.from.cast_signed())
+    .execute(connection)
+    .await
+    .doing("moving a checkpoint")?;
+    if moved.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(StoreError::Fenced {
+        pipeline: lease.pipeline.clone(),
+        stream: lease.stream.clone(),
+        epoch: lease.epoch,
+    })
+}
+
+pub(super) async fn batch_key(connection: &mut SqliteConnection, batch: &Batch) -> Result<i64, StoreError> {
+    sqlx::query_scalar(
+        "INSERT INTO batches (batch_tag, config_digest, created_ms) VALUES (?, ?, ?)
+         ON CONFLICT DO UPDATE SET batch_tag = excluded.batch_tag RETURNING batch_key",
+    )
+    .bind(&batch.batch_tag)
+    .bind(&batch.config_digest)
+    .bind(batch.now_ms)
+    .fetch_one(connection)
+    .await
+    .doing("naming a batch")
+}
+
+async fn write_outcomes(
+    connection: &mut SqliteConnection,
+    lease: &Lease,
+    batch: &Batch,
+) -> Result<(), StoreError> {
+    let head = "INSERT INTO outcomes (pipeline, stream, \"offset\", kind, reason, detail) ";
+    insert_rows(connection, head, "", &batch.outcomes, |values, outcome| {
+        values.push_bind(lease.pipeline.as_str()).push_bind(lease.stream.as_str());
+        values.push_bind(outcome.offset.cast_signed()).push_bind(outcome.kind.as_str());
+        values.push_bind(outcome.reason.as_str()).push_bind(outcome.detail.as_str());
+    })
+    .await
+    .doing("writing outcomes")?;
+    let dead: Vec<_> = batch.outcomes.iter().filter(|o| o.kind == OutcomeKind::DeadLettered).collect();
+    let head = "INSERT INTO dead_letters (at_ms, pipeline, source, stream, \"offset\", code, message) ";
+    // The payload stays in the log, at the offset.
+    insert_rows(connection, head, "", &dead, |values, outcome| {
+        values.push_bind(batch.now_ms).push_bind(lease.pipeline.as_str()).push_bind("");
+        values.push_bind(lease.stream.as_str()).push_bind(outcome.offset.cast_signed());
+        values.push_bind(outcome.reason.as_str()).push_bind(outcome.detail.as_str());
+    })
+    .await
+    .doing("writing dead letters")?;
+    Ok(())
+}

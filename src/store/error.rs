@@ -1,0 +1,120 @@
+//! What can go wrong in a store.
+
+use std::path::PathBuf;
+
+/// A store could not do what was asked. Nothing of the failed call was
+/// written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened or brought to this version's schema.
+    #[error("cannot open the store {}: {source}", path.display())]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// What SQLite or the migration said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// SQLite failed.
+    #[error("the store failed while {doing}: {source}")]
+    Database {
+        /// What was being done.
+        doing: &'static str,
+        /// What SQLite said.
+        source: sqlx::Error,
+    },
+    /// Another owner has taken over this stream since the lease was given.
+    #[error(
+        "the lease of {pipeline}/{stream} (epoch {epoch}) is no longer valid: another writer has taken over; \
+         acquire a new lease and read on from its checkpoint"
+    )]
+    Fenced {
+        /// Pipeline of the lease.
+        pipeline: String,
+        /// Stream of the lease.
+        stream: String,
+        /// Epoch of the lease.
+        epoch: u64,
+    },
+    /// A batch does not say exactly once what became of each of its offsets.
+    #[error("the batch of offsets {from}..{to} does not add up: {reason}")]
+    Unbalanced {
+        /// First offset of the batch.
+        from: u64,
+        /// End of the batch, excluded.
+        to: u64,
+        /// What is missing or said twice.
+        reason: String,
+    },
+    /// A vector that must not be stored or compared.
+    #[error("{of}: the vector cannot be used: {reason}")]
+    Vector {
+        /// Whose vector: `offset 7, chunk 0` or `query`.
+        of: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A record's content is already stored. It became known after the batch
+    /// was judged; judge it again.
+    #[error(
+        "{count} deduplication keys of this batch are already taken; look them up again and mark their records \
+         as deduplicated"
+    )]
+    Duplicate {
+        /// How many keys.
+        count: u64,
+    },
+    /// The space was never registered here.
+    #[error("the store knows no embedding space with key {space_key}; register it first")]
+    UnknownSpace {
+        /// The key asked for.
+        space_key: i64,
+    },
+    /// The question cannot be answered as put.
+    #[error("the query cannot be answered: {reason}")]
+    Query {
+        /// What to change.
+        reason: &'static str,
+    },
+    /// A stored value cannot be read back.
+    #[error("the store holds a {what} that cannot be read: {reason}; run `thalweg audit`")]
+    Damaged {
+        /// Which kind of value.
+        what: &'static str,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later: the database was busy, no
+    /// connection was free, or the disk was full or refused to read or write.
+    /// Each of these leaves the file as the last commit left it.
+    pub fn is_transient(&self) -> bool {
+        const BUSY: i32 = 5;
+        const LOCKED: i32 = 6;
+        const IO: i32 = 10;
+        const FULL: i32 = 13;
+        const CANNOT_OPEN: i32 = 14;
+        match self {
+            Self::Database { source: sqlx::Error::PoolTimedOut, .. } => true,
+            Self::Database { source: sqlx::Error::Database(e), .. } => e
+                .code()
+                .and_then(|code| code.parse::<i32>().ok())
+                // Extended codes keep the primary one in their low byte.
+                .is_some_and(|code| matches!(code & 0xff, BUSY | LOCKED | IO | FULL | CANNOT_OPEN)),
+            _ => false,
+        }
+    }
+}
+
+/// Says what was being done when SQLite failed.
+pub(super) trait Doing<T> {
+    /// Wraps the error with `doing`, a phrase that follows "while".
+    fn doing(self, doing: &'static str) -> Result<T, StoreError>;
+}
+
+impl<T> Doing<T> for Result<T, sqlx::Error> {
+    fn doing(self, doing: &'static str) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Database { doing, source })
+    }
+}

@@ -1,0 +1,181 @@
+//! `${VAR}` in the strings of a pipeline file.
+//!
+//! | written | means |
+//! |---|---|
+//! | `${VAR}` | the variable's value; an unset variable is an error |
+//! | `${VAR:-text}` | the value, or `text` if the variable is unset or empty, as in a shell |
+//! | `$$` | one `$` |
+//!
+//! Any other `$` stands for itself, so that a regular expression needs no
+//! escapes. Values are put in after the file has been parsed and are not
+//! looked at again: nothing in the environment can change the file's syntax.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Looks a variable up.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// A string with its variables put in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Expanded {
+    pub(super) text: String,
+    /// Whether nothing of the text stood in the file itself: then it may
+    /// become a number or a boolean where one is wanted.
+    pub(super) from_environment: bool,
+}
+
+/// Why a string could not be expanded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ExpandError {
+    #[error("the environment variable `{name}` is not set; set it, or write `${{{name}:-default}}`")]
+    Unset { name: String },
+    #[error("`{written}` has no closing `}}`; write `$$` for a plain dollar sign")]
+    Unclosed { written: String },
+    #[error("`{name}` is not a variable name; write `$$` for a plain dollar sign")]
+    Name { name: String },
+}
+
+impl ExpandError {
+    /// How the file writes the part at fault, so that it can be pointed at.
+    pub(super) fn written(&self) -> String {
+        match self {
+            Self::Unset { name } | Self::Name { name } => format!("${{{name}"),
+            Self::Unclosed { written } => written.clone(),
+        }
+    }
+}
+
+/// Every string of a file that holds a `$`, expanded, by the byte at which it
+/// starts.
+pub(super) type Expansions = BTreeMap<usize, Result<Expanded, ExpandError>>;
+
+/// Expands every string in `table`, to any depth.
+pub(super) fn expand_all(table: &DeTable<'_>, env: Env<'_>) -> Expansions {
+    let mut expansions = Expansions::new();
+    let mut left: Vec<&Spanned<DeValue<'_>>> = table.values().collect();
+    while let Some(value) = left.pop() {
+        match value.get_ref() {
+            DeValue::String(raw) if raw.contains('$') => {
+                expansions.insert(value.span().start, expand(raw, env));
+            }
+            DeValue::Table(table) => left.extend(table.values()),
+            DeValue::Array(array) => left.extend(array.iter()),
+            _ => {}
+        }
+    }
+    expansions
+}
+
+/// Puts the variables into `raw`.
+fn expand(raw: &str, env: Env<'_>) -> Result<Expanded, ExpandError> {
+    let mut text = String::with_capacity(raw.len());
+    let mut from_environment = raw.starts_with("${");
+    let mut rest = raw;
+    while let Some((before, after)) = rest.split_once('$') {
+        text.push_str(before);
+        from_environment &= before.is_empty();
+        if let Some(after) = after.strip_prefix('{') {
+            let (body, after) = after
+                .split_once('}')
+                .ok_or_else(|| ExpandError::Unclosed { written: format!("${{{after}") })?;
+            text.push_str(&variable(body, env)?);
+            rest = after;
+        } else {
+            text.push('$');
+            from_environment = false;
+            rest = after.strip_prefix('$').unwrap_or(after);
+        }
+    }
+    text.push_str(rest);
+    from_environment &= rest.is_empty();
+    Ok(Expanded { text, from_environment })
+}
+
+/// The value of what stands between the braces.
+fn variable(body: &str, env: Env<'_>) -> Result<String, ExpandError> {
+    let (name, default) = match body.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (body, None),
+    };
+    if !is_name(name) {
+        return Err(ExpandError::Name { name: name.to_owned() });
+    }
+    match (env(name), default) {
+        (Some(value), None) => Ok(value),
+        (Some(value), Some(_)) if !value.is_empty() => Ok(value),
+        (_, Some(default)) => Ok(default.to_owned()),
+        (None, None) => Err(ExpandError::Unset { name: name.to_owned() }),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_home(raw: &str) -> Result<Expanded, ExpandError> {
+        expand(raw, &|name| match name {
+            "HOME" => Some("/home/x".to_owned()),
+            "EMPTY" => Some(String::new()),
+            "TRICK" => Some("${HOME}".to_owned()),
+            _ => None,
+        })
+    }
+
+    fn text(raw: &str) -> String {
+        with_home(raw).unwrap().text
+    }
+
+    #[test]
+    fn variables_and_defaults_are_put_in() {
+        assert_eq!(text("${HOME}/data"), "/home/x/data");
+        assert_eq!(text("${HOME:-/tmp}"), "/home/x");
+        assert_eq!(text("${GONE:-/tmp}:${HOME}"), "/tmp:/home/x");
+        assert_eq!(text("${EMPTY:-full}"), "full");
+        assert_eq!(text("<${EMPTY}>"), "<>");
+        assert_eq!(text("${GONE:-}"), "");
+    }
+
+    #[test]
+    fn dollars_that_name_nothing_stay() {
+        assert_eq!(text("$${HOME} costs $5$"), "${HOME} costs $5$");
+        assert_eq!(text(r"^\d+$"), r"^\d+$");
+    }
+
+    #[test]
+    fn a_value_is_not_expanded_again() {
+        assert_eq!(text("${TRICK}"), "${HOME}");
+    }
+
+    #[test]
+    fn only_text_that_came_from_outside_may_become_a_number() {
+        for (raw, whole) in [
+            ("${HOME}", true),
+            ("${GONE:-2}", true),
+            ("${GONE:-2}${HOME}", true),
+            ("${GONE:-2} ", false),
+            ("1${GONE:-2}", false),
+            ("$$", false),
+            ("2", false),
+            ("", false),
+        ] {
+            assert_eq!(with_home(raw).unwrap().from_environment, whole, "{raw}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_expanded_says_why() {
+        assert_eq!(with_home("a ${GONE}"), Err(ExpandError::Unset { name: "GONE".into() }));
+        assert_eq!(with_home("${GONE"), Err(ExpandError::Unclosed { written: "${GONE".into() }));
+        assert_eq!(with_home("${1A}"), Err(ExpandError::Name { name: "1A".into() }));
+        let message = with_home("${GONE}").unwrap_err().to_string();
+        assert!(message.contains("write `${GONE:-default}`"), "{message}");
+    }
+}

@@ -1,0 +1,87 @@
+//! The sections of a pipeline file that belong to no other module.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::listen::Listen;
+use crate::{
+    setting::SettingError,
+    store::fusion::{Fusion, Weights},
+    units::Period,
+};
+
+/// `[search]`: how the lists of a query become one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Search {
+    /// How lists are united.
+    pub fusion: Fusion,
+    /// Weight of the nearest vectors, 0 or more.
+    pub vector_weight: f64,
+    /// Weight of the keyword matches, 0 or more.
+    pub keyword_weight: f64,
+    /// Hits taken from each list before they are united, 1 to 10000.
+    pub depth: usize,
+}
+
+/// `[http]`: queries, status, metrics, and ingest where a source has type `http`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Address and port to listen on.
+    pub listen: Listen,
+}
+
+/// `[shutdown]`: how a pipeline stops.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// How long work in flight may take to finish; after it, what is left is
+    /// named and abandoned, and done again at the next start.
+    pub deadline: Period,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { fusion: Fusion::MinMax, vector_weight: 0.5, keyword_weight: 0.5, depth: 100 }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: Listen::local(7400) }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { deadline: Period::secs(20) }
+    }
+}
+
+impl Search {
+    /// The weights as the store takes them.
+    #[expect(clippy::cast_possible_truncation, reason = "a weight needs no more digits")]
+    pub fn weights(&self) -> Weights {
+        Weights {
+            vector: self.vector_weight as f32,
+            keyword: self.keyword_weight as f32,
+            ..Weights::default()
+        }
+    }
+
+    /// Refuses values that cannot be meant.
+    pub fn validate(&self) -> Result<(), SettingError> {
+        for (key, weight) in [("vector_weight", self.vector_weight), ("keyword_weight", self.keyword_weight)]
+        {
+            let fine = weight.is_finite() && weight >= 0.0;
+            SettingError::unless(fine, key, format!("a weight is 0 or more, not {weight}"))?;
+        }
+        let some = self.vector_weight > 0.0 || self.keyword_weight > 0.0;
+        let message =
+            "vector_weight and keyword_weight are both 0, so no query could find anything; raise one";
+        SettingError::unless(some, "vector_weight", message)?;
+        let depth = (1..=10_000).contains(&self.depth);
+        SettingError::unless(depth, "depth", format!("the depth is from 1 to 10000, not {}", self.depth))
+    }
+}

@@ -1,0 +1,162 @@
+//! Sources: where frames come from.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::listen::Listen;
+
+/// One `[[source]]` of a pipeline file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Source {
+    /// Frames over TCP, each batch acknowledged.
+    Tcp(Tcp),
+    /// Frames over a Unix socket, each batch acknowledged.
+    Unix(Unix),
+    /// Frames or JSON Lines from standard input, once.
+    Stdin(Stdin),
+    /// Frames or JSON Lines from a file or a folder.
+    File(File),
+    /// Frames, JSON or JSON Lines by `POST` to the address of `[http]`.
+    Http(Http),
+}
+
+/// Settings of a source of type `tcp`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct Tcp {
+    /// Name of the source, unique in the file.
+    pub name: String,
+    /// Address and port to listen on.
+    pub listen: Listen,
+    /// Connections served at once; further ones wait.
+    pub max_connections: usize,
+}
+
+/// Settings of a source of type `unix`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct Unix {
+    /// Name of the source, unique in the file.
+    #[serde(default = "Unix::default_name")]
+    pub name: String,
+    /// Path of the socket, relative to the working directory.
+    pub path: PathBuf,
+    /// Connections served at once; further ones wait.
+    #[serde(default = "max_connections")]
+    pub max_connections: usize,
+}
+
+/// Settings of a source of type `stdin`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct Stdin {
+    /// Name of the source, unique in the file.
+    pub name: String,
+    /// What arrives.
+    pub format: Format,
+}
+
+/// Settings of a source of type `file`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct File {
+    /// Name of the source, unique in the file.
+    #[serde(default = "File::default_name")]
+    pub name: String,
+    /// A file, or a folder whose files are read in the order of their names;
+    /// relative to the working directory.
+    pub path: PathBuf,
+    /// What the files hold.
+    #[serde(default)]
+    pub format: Format,
+    /// Whether to go on looking for new files and new lines.
+    #[serde(default)]
+    pub watch: bool,
+}
+
+/// Settings of a source of type `http`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct Http {
+    /// Name of the source, unique in the file.
+    pub name: String,
+}
+
+/// How records are written one after the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Told from the first bytes.
+    #[default]
+    Auto,
+    /// Length-prefixed MessagePack.
+    Frames,
+    /// One JSON object a line.
+    Jsonl,
+}
+
+const fn max_connections() -> usize {
+    1024
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Self { name: "tcp".to_owned(), listen: Listen::local(7410), max_connections: max_connections() }
+    }
+}
+
+impl Default for Stdin {
+    fn default() -> Self {
+        Self { name: "stdin".to_owned(), format: Format::Auto }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { name: "http".to_owned() }
+    }
+}
+
+impl Unix {
+    fn default_name() -> String {
+        "unix".to_owned()
+    }
+}
+
+impl File {
+    fn default_name() -> String {
+        "file".to_owned()
+    }
+}
+
+impl Source {
+    /// The source's name, unique in its pipeline.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Tcp(source) => &source.name,
+            Self::Unix(source) => &source.name,
+            Self::Stdin(source) => &source.name,
+            Self::File(source) => &source.name,
+            Self::Http(source) => &source.name,
+        }
+    }
+
+    /// The source's `type`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Tcp(_) => "tcp",
+            Self::Unix(_) => "unix",
+            Self::Stdin(_) => "stdin",
+            Self::File(_) => "file",
+            Self::Http(_) => "http",
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What a pipeline may mean: each section by itself, then all together.
+
+use std::{collections::HashMap, path::Path};
+
+use super::{listen::Listen, pipeline::Pipeline, source::Source};
+use crate::setting::SettingError;
+
+/// A socket's path must fit `sockaddr_un`, with its closing zero.
+const SOCKET_PATH_BYTES: usize = 107;
+
+/// Everything that parses but cannot be meant; the keys are paths from the
+/// top of the file.
+pub(super) fn validate(pipeline: &Pipeline) -> Vec<SettingError> {
+    let mut found = sections(pipeline);
+    found.extend(names(pipeline));
+    found.extend(sources(pipeline));
+    found.extend(listeners(pipeline));
+    found
+}
+
+/// What each section says of itself.
+fn sections(pipeline: &Pipeline) -> Vec<SettingError> {
+    let derive = &pipeline.derive;
+    [
+        ("log", pipeline.log.validate()),
+        ("segment", pipeline.segment.validate()),
+        ("derive.quality", derive.quality.validate()),
+        ("derive.pii", derive.pii.validate()),
+        ("derive.chunk", derive.chunk.validate()),
+        ("derive.dedupe", derive.dedupe.validate()),
+        ("embed", pipeline.embed.validate()),
+        ("store", pipeline.store.validate()),
+        ("artifacts", pipeline.artifacts.validate()),
+        ("search", pipeline.search.validate()),
+    ]
+    .into_iter()
+    .filter_map(|(section, result)| {
+        let error = result.err()?;
+        Some(SettingError::new(format!("{section}.{}", error.key), error.message))
+    })
+    .collect()
+}
+
+/// Names are parts of file names, metric labels and object keys.
+fn names(pipeline: &Pipeline) -> Vec<SettingError> {
+    let mut found = Vec::new();
+    let mut check = |key: String, name: &str| {
+        let fine = (1..=64).contains(&name.len())
+            && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+        if !fine {
+            let message = format!("`{name}` is not a name; write 1 to 64 of a-z, 0-9, `_` and `-`");
+            found.push(SettingError::new(key, message));
+        }
+    };
+    check("name".to_owned(), &pipeline.name);
+    check("stream".to_owned(), &pipeline.stream);
+    for (i, source) in pipeline.sources.iter().enumerate() {
+        check(format!("source[{i}].name"), source.name());
+    }
+    if pipeline.stream == pipeline.name {
+        // The stream took the name over, and with it the same complaint.
+        found.retain(|error| error.key != "stream");
+    }
+    let labels = [
+        ("batch_tag", pipeline.batch_tag.as_deref()),
+        ("defaults.tenant", Some(pipeline.defaults.tenant.as_str())),
+        ("defaults.source", Some(pipeline.defaults.source.as_str())),
+    ];
+    for (key, label) in labels {
+        if label.is_some_and(|label| {
+            label.trim().is_empty() || label.len() > 128 || label.contains(char::is_control)
+        }) {
+            found.push(SettingError::new(
+                key,
+                "write 1 to 128 bytes without control characters, not only spaces",
+            ));
+        }
+    }
+    if pipeline.data_dir.as_os_str().is_empty() {
+        found.push(SettingError::new("data_dir", "the path is empty; name a folder"));
+    }
+    found
+}
+
+fn sources(pipeline: &Pipeline) -> Vec<SettingError> {
+    let mut found = Vec::new();
+    if pipeline.sources.is_empty() {
+        found.push(SettingError::new("source", "a pipeline needs at least one `[[source]]`"));
+    }
+    let mut names = HashMap::new();
+    let mut only_one = HashMap::new();
+    for (i, source) in pipeline.sources.iter().enumerate() {
+        let mut refuse = |key: &str, message: String| {
+            found.push(SettingError::new(format!("source[{i}].{key}"), message));
+        };
+        if let Some(first) = names.insert(source.name(), i) {
+            let message = format!(
+                "the name `{}` is taken by `source[{first}]`; give each source its own `name`",
+                source.name()
+            );
+            refuse("name", message);
+        }
+        match source {
+            Source::Stdin(_) | Source::Http(_) if only_one.insert(source.kind(), i).is_some() => {
+                refuse("type", format!("a pipeline has at most one source of type `{}`", source.kind()));
+            }
+            Source::Unix(unix) if unix.path.as_os_str().is_empty() => {
+                refuse("path", "the path is empty; name a socket".to_owned());
+            }
+            Source::Unix(unix) if unix.path.as_os_str().len() > SOCKET_PATH_BYTES => {
+                refuse("path", format!("the path of a socket has at most {SOCKET_PATH_BYTES} bytes"));
+            }
+            Source::File(file) if file.path.as_os_str().is_empty() => {
+                refuse("path", "the path is empty; name a file or a folder".to_owned());
+            }
+            _ => {}
+        }
+        if let Source::Tcp(super::Tcp { max_connections: 0, .. })
+        | Source::Unix(super::Unix { max_connections: 0, .. }) = source
+        {
+            refuse("max_connections", "with 0 connections nothing could arrive; write 1 or more".to_owned());
+        }
+    }
+    found
+}
+
+/// Addresses: on this machine only, and each used once.
+fn listeners(pipeline: &Pipeline) -> Vec<SettingError> {
+    let mut found = Vec::new();
+    let mut addresses: HashMap<Listen, String> = HashMap::new();
+    let mut sockets: HashMap<&Path, String> = HashMap::new();
+    let taken = |by: &str| format!("`{by}` listens there already; choose another");
+    let tcp = pipeline.sources.iter().enumerate().filter_map(|(i, source)| match source {
+        Source::Tcp(tcp) => Some((format!("source[{i}].listen"), tcp.listen)),
+        _ => None,
+    });
+    for (key, listen) in std::iter::once(("http.listen".to_owned(), pipeline.http.listen)).chain(tcp) {
+        if !listen.is_local() {
+            let message = format!(
+                "`{listen}` can be reached from other machines, and authentication does not exist yet; \
+                 listen on 127.0.0.1 or [::1]"
+            );
+            found.push(SettingError::new(key.clone(), message));
+        }
+        if listen.0.port() == 0 {
+            continue;
+        }
+        if let Some(first) = addresses.get(&listen) {
+            found.push(SettingError::new(key, taken(first)));
+        } else {
+            addresses.insert(listen, key);
+        }
+    }
+    for (i, source) in pipeline.sources.iter().enumerate() {
+        let Source::Unix(unix) = source else { continue };
+        let key = format!("source[{i}].path");
+        if let Some(first) = sockets.get(unix.path.as_path()) {
+            found.push(SettingError::new(key, taken(first)));
+        } else {
+            sockets.insert(&unix.path, key);
+        }
+    }
+    found
+}

@@ -1,0 +1,454 @@
+//! Following the log: every durable frame becomes rows, or a reason why not,
+//! once and in order.
+//!
+//! ```text
+//! read ─► judge (threads) ─► deduplicate ─► embed ═╗   up to BATCHES_AHEAD side by side
+//!                                                  ╚═► commit, in log order
+//! ```
+//!
+//! Rows and checkpoint are one transaction, guarded by the lease's epoch: so
+//! a crash repeats at most what was not committed, and a second daemon cannot
+//! write at all.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::Instrument;
+
+use super::{
+    deriver::{Deriver, Frame, Judged},
+    progress::Progress,
+};
+use crate::{
+    clock::Clock,
+    embed::EmbedError,
+    log::{Cursor, LogReader, ReadError},
+    metrics,
+    store::{Batch, Lease, OutcomeKind, OutcomeRow, RecordRow, Store, StoreError},
+    transform::relax::{Relaxation, Tally},
+};
+
+/// Most records of one commit: small enough that searching finds the first
+/// while the last are embedded.
+const BATCH_RECORDS: usize = 256;
+/// Bytes of the log that are read at once.
+const READ_BYTES: usize = 256 << 10;
+/// Batches between reading and commit.
+const BATCHES_AHEAD: usize = 3;
+
+/// Why following the log ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum DeriveError {
+    /// The log is shorter than what was derived from it.
+    #[error(
+        "pipeline `{pipeline}` has derived stream `{stream}` up to offset {next}, but its log ends at {end}: the data directory is not the one the store belongs to"
+    )]
+    LogIsBehind {
+        /// The pipeline.
+        pipeline: String,
+        /// The stream.
+        stream: String,
+        /// The checkpoint.
+        next: u64,
+        /// The log's end.
+        end: u64,
+    },
+    /// The store refused for good: another daemon took over.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Follows one stream into one store.
+pub struct Derive {
+    /// Reads the stream.
+    pub log: LogReader,
+    /// Turns frames into rows.
+    pub deriver: Deriver,
+    /// Takes the rows.
+    pub store: Store,
+    /// The right to move the checkpoint.
+    pub lease: Lease,
+    /// Space of the vectors.
+    pub space_key: i64,
+    /// Name of this ingestion batch.
+    pub batch_tag: String,
+    /// Digest of the configuration.
+    pub config_digest: String,
+    /// Where it is shown how far things are.
+    pub progress: Arc<Progress>,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+/// A batch on its way to its commit.
+struct Prepared {
+    from: u64,
+    to: u64,
+    lost: u64,
+    appended_ms: Vec<(i64, u64)>,
+    outcomes: Vec<OutcomeRow>,
+    rows: AbortOnDropHandle<Embedded>,
+}
+
+struct Embedded {
+    rows: Vec<RecordRow>,
+    refused: Vec<(u64, String)>,
+}
+
+impl Derive {
+    /// Follows the log until `stop`, and then on to the end that it has at
+    /// that moment, unless `abandon` is cancelled first.
+    pub async fn run(self, stop: CancellationToken, abandon: CancellationToken) -> Result<(), DeriveError> {
+        let (next, end) = (self.lease.checkpoint().next_offset, self.log.end_offset());
+        if next > end {
+            return Err(DeriveError::LogIsBehind {
+                pipeline: self.lease.pipeline().to_owned(),
+                stream: self.lease.stream().to_owned(),
+                next,
+                end,
+            });
+        }
+        let (queue, queued) = mpsc::channel(BATCHES_AHEAD);
+        let reader = Reading {
+            log: self.log.clone(),
+            deriver: self.deriver.clone(),
+            store: self.store.clone(),
+            progress: self.progress.clone(),
+            cursor: Cursor::at(next),
+            next,
+            waiting: VecDeque::new(),
+            relaxation: Relaxation::default(),
+            claimed: HashMap::new(),
+        };
+        let committing = self.commit_all(queued);
+        tokio::select! {
+            () = abandon.cancelled() => Ok(()),
+            done = async {
+                let (read, committed) = tokio::join!(reader.run(queue, stop), committing);
+                committed.and(read)
+            } => done,
+        }
+    }
+
+    async fn commit_all(mut self, mut queued: mpsc::Receiver<Prepared>) -> Result<(), DeriveError> {
+        while let Some(prepared) = queued.recv().await {
+            self.commit(prepared).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self, prepared: Prepared) -> Result<(), DeriveError> {
+        let Prepared { from, to, lost, appended_ms, mut outcomes, rows } = prepared;
+        let Embedded { rows, refused } = match rows.await {
+            Ok(embedded) => embedded,
+            Err(e) => std::panic::resume_unwind(e.into_panic()),
+        };
+        outcomes.extend(refused.into_iter().map(|(offset, detail)| OutcomeRow {
+            offset,
+            kind: OutcomeKind::DeadLettered,
+            reason: "embed_input".into(),
+            detail,
+        }));
+        let batch = Batch {
+            from,
+            to,
+            lost,
+            batch_tag: self.batch_tag.clone(),
+            space_key: self.space_key,
+            config_digest: self.config_digest.clone(),
+            records: rows,
+            outcomes,
+            now_ms: (self.clock)(),
+        };
+        let chunks = batch.records.iter().map(|row| row.chunks.len() as u64).sum();
+        let reasons: Vec<String> = batch.outcomes.iter().map(|o| o.reason.clone()).collect();
+        let started = Instant::now();
+        self.commit_until_done(batch).await?;
+        metrics::committed(started.elapsed());
+        self.show(chunks, reasons, appended_ms);
+        Ok(())
+    }
+
+    /// A store that is away, or a disk that is full, delays; being fenced is
+    /// final.
+    async fn commit_until_done(&mut self, batch: Batch) -> Result<(), DeriveError> {
+        let mut wait = Duration::from_millis(100);
+        loop {
+            match self.store.commit(&mut self.lease, batch.clone()).await {
+                Ok(()) => {
+                    self.progress.well("store");
+                    return Ok(());
+                }
+                Err(error) if error.is_transient() => {
+                    tracing::error!(%error, from = batch.from, to = batch.to, "a commit failed; it is tried again");
+                    self.progress.trouble("store", error.to_string());
+                    tokio::time::sleep(wait).await;
+                    wait = (2 * wait).min(Duration::from_secs(10));
+                }
+                Err(error) => {
+                    self.progress.trouble("store", error.to_string());
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    fn show(&self, chunks: u64, reasons: Vec<String>, appended_ms: Vec<(i64, u64)>) {
+        let checkpoint = self.lease.checkpoint();
+        let now = (self.clock)();
+        for (at, records) in &appended_ms {
+            let took = Duration::from_millis(u64::try_from(now - at).unwrap_or(0));
+            metrics::searchable(took, *records);
+        }
+        let before = self.progress.snapshot();
+        for (outcome, was, is) in [
+            ("indexed", before.indexed, checkpoint.indexed),
+            ("rejected", before.rejected, checkpoint.rejected),
+            ("deduplicated", before.deduplicated, checkpoint.deduplicated),
+            ("deferred", before.deferred, checkpoint.deferred),
+            ("dead_lettered", before.dead_lettered, checkpoint.dead_lettered),
+            ("lost", before.lost, checkpoint.lost),
+        ] {
+            metrics::derived(outcome, is.saturating_sub(was));
+        }
+        self.progress.committed(checkpoint, chunks, reasons, appended_ms, now);
+        let stored = checkpoint.indexed + checkpoint.deferred;
+        #[expect(clippy::cast_precision_loss, reason = "a share")]
+        let fallback = checkpoint.deferred as f64 / stored.max(1) as f64;
+        metrics::derive_state(self.log.end_offset().saturating_sub(checkpoint.next_offset), fallback);
+    }
+}
+
+/// The reading half.
+struct Reading {
+    log: LogReader,
+    deriver: Deriver,
+    store: Store,
+    progress: Arc<Progress>,
+    cursor: Cursor,
+    /// The offset of the next batch.
+    next: u64,
+    /// Read, not yet judged.
+    waiting: VecDeque<Frame>,
+    relaxation: Relaxation,
+    /// Contents of batches that are not committed yet, and whose they are.
+    claimed: HashMap<[u8; 32], u64>,
+}
+
+impl Reading {
+    async fn run(
+        mut self,
+        queue: mpsc::Sender<Prepared>,
+        stop: CancellationToken,
+    ) -> Result<(), DeriveError> {
+        let mut durable = self.log.durable();
+        let mut last = None;
+        loop {
+            if last.is_none() && stop.is_cancelled() {
+                last = Some(self.log.end_offset());
+            }
+            if last.is_some_and(|end| self.next >= end) {
+                return Ok(());
+            }
+            let seen = durable.borrow_and_update().end_offset;
+            let gap = self.fill().await;
+            if !self.waiting.is_empty() || gap > 0 {
+                let prepared = self.prepare().await?;
+                if queue.send(prepared).await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+            tokio::select! {
+                () = stop.cancelled(), if last.is_none() => {}
+                changed = durable.wait_for(|d| d.end_offset != seen) => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads on unless there is enough for a batch. Returns how many offsets
+    /// before the next readable frame are lost.
+    async fn fill(&mut self) -> u64 {
+        if self.waiting.is_empty() {
+            let (log, mut cursor) = (self.log.clone(), self.cursor.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                let batches = log.read(&mut cursor, READ_BYTES);
+                (batches, cursor)
+            });
+            match read.await {
+                Ok((Ok(batches), cursor)) => {
+                    self.cursor = cursor;
+                    self.progress.well("log");
+                    self.waiting.extend(batches.into_iter().flat_map(|batch| {
+                        let appended_ms = batch.append_time_ms;
+                        let frames: Vec<_> = batch.payloads().collect();
+                        frames.into_iter().map(move |(offset, payload)| Frame {
+                            offset,
+                            appended_ms,
+                            payload,
+                        })
+                    }));
+                }
+                Ok((Err(error), _)) => self.unreadable(&error).await,
+                Err(e) => std::panic::resume_unwind(e.into_panic()),
+            }
+        }
+        let reached = self.waiting.front().map_or(self.cursor.offset(), |frame| frame.offset);
+        reached.saturating_sub(self.next)
+    }
+
+    /// Damage is passed over and counted as lost; anything else may pass.
+    async fn unreadable(&mut self, error: &ReadError) {
+        tracing::error!(%error, "the log cannot be read here");
+        self.progress.trouble("log", error.to_string());
+        match error.resume_at() {
+            Some(offset) => self.cursor = Cursor::at(offset),
+            None => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
+
+    /// The next batch: what was waiting, up to [`BATCH_RECORDS`] and up to the
+    /// next gap.
+    fn take(&mut self) -> (Vec<Frame>, u64, u64) {
+        let from = self.next;
+        let first = self.waiting.front().map_or(self.cursor.offset(), |frame| frame.offset);
+        let mut frames: Vec<Frame> = Vec::new();
+        let mut next = first;
+        while frames.len() < BATCH_RECORDS
+            && let Some(frame) = self.waiting.pop_front_if(|frame| frame.offset == next)
+        {
+            next += 1;
+            frames.push(frame);
+        }
+        self.next = next;
+        (frames, from, first - from)
+    }
+
+    async fn prepare(&mut self) -> Result<Prepared, DeriveError> {
+        let (frames, from, lost) = self.take();
+        let to = self.next;
+        let appended_ms = frames
+            .chunk_by(|a, b| a.appended_ms == b.appended_ms)
+            .filter_map(|run| Some((run.first()?.appended_ms, run.len() as u64)))
+            .collect();
+        let (judged, tally) = self.deriver.judge(frames, self.relaxation.step).await;
+        self.relax(tally);
+        let (rows, outcomes) = self.sort_out(judged).await?;
+        let embedding = embed_until_done(self.deriver.clone(), rows, self.progress.clone());
+        let rows = AbortOnDropHandle::new(tokio::spawn(embedding.in_current_span()));
+        Ok(Prepared { from, to, lost, appended_ms, outcomes, rows })
+    }
+
+    fn relax(&mut self, tally: Tally) {
+        let (relaxation, change) = self.relaxation.observe(&self.deriver.settings().quality, tally);
+        self.relaxation = relaxation;
+        if let Some(change) = change {
+            tracing::warn!(stream = self.log.stream(), "quality filters: {change}");
+        }
+    }
+
+    /// Rows to embed, and what became of the others.
+    async fn sort_out(
+        &mut self,
+        judged: Vec<Judged>,
+    ) -> Result<(Vec<RecordRow>, Vec<OutcomeRow>), DeriveError> {
+        let keys: Vec<[u8; 32]> = judged
+            .iter()
+            .filter_map(|one| match one {
+                Judged::Keep { row, .. } => row.dedupe_key,
+                _ => None,
+            })
+            .collect();
+        // What is committed is known to the store; only what is under way
+        // must be remembered here. Pruned before asking, or a batch that is
+        // committed in between would be seen by neither.
+        let committed = self.progress.next_offset();
+        self.claimed.retain(|_, offset| *offset >= committed);
+        let known = self.known(&keys).await?;
+        let (mut rows, mut outcomes) = (Vec::new(), Vec::new());
+        for one in judged {
+            match one {
+                Judged::Keep { row, .. } => match self.duplicate_of(&row, &known) {
+                    Some(detail) => outcomes.push(OutcomeRow {
+                        offset: row.offset,
+                        kind: OutcomeKind::Deduplicated,
+                        reason: "duplicate".into(),
+                        detail,
+                    }),
+                    None => rows.push(row),
+                },
+                Judged::Reject { offset, reason, detail } => {
+                    let reason = reason.to_owned();
+                    outcomes.push(OutcomeRow { offset, kind: OutcomeKind::Rejected, reason, detail });
+                }
+                Judged::Dead { offset, code, detail } => {
+                    outcomes.push(OutcomeRow {
+                        offset,
+                        kind: OutcomeKind::DeadLettered,
+                        reason: code.into(),
+                        detail,
+                    });
+                }
+            }
+        }
+        Ok((rows, outcomes))
+    }
+
+    /// Where the row's content was seen before; claims it if nowhere.
+    fn duplicate_of(&mut self, row: &RecordRow, known: &HashMap<[u8; 32], (String, u64)>) -> Option<String> {
+        let key = row.dedupe_key?;
+        if let Some((stream, offset)) = known.get(&key) {
+            return Some(format!("{stream}/{offset}"));
+        }
+        if let Some(offset) = self.claimed.get(&key) {
+            return Some(format!("{}/{offset}", self.log.stream()));
+        }
+        self.claimed.insert(key, row.offset);
+        None
+    }
+
+    async fn known(&self, keys: &[[u8; 32]]) -> Result<HashMap<[u8; 32], (String, u64)>, DeriveError> {
+        loop {
+            match self.store.known(keys).await {
+                Ok(known) => return Ok(known),
+                Err(error) if error.is_transient() => {
+                    self.progress.trouble("store", error.to_string());
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Embeds `rows`, waiting for as long as the embedder is unable to.
+async fn embed_until_done(deriver: Deriver, mut rows: Vec<RecordRow>, progress: Arc<Progress>) -> Embedded {
+    let (mut wait, mut refused) = (Duration::from_millis(200), Vec::new());
+    loop {
+        match deriver.embed(&mut rows, &mut refused).await {
+            Ok(()) => {
+                progress.well("embed");
+                return Embedded { rows, refused };
+            }
+            Err(error) => {
+                tracing::error!(%error, "embedding failed; it is tried again");
+                progress.trouble("embed", error.to_string());
+                let longest = match error {
+                    EmbedError::Configuration { .. } => Duration::from_secs(60),
+                    _ => Duration::from_secs(10),
+                };
+                tokio::time::sleep(wait).await;
+                wait = (2 * wait).min(longest);
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! From frames to rows: the one path that live work, catch-up and replay
+//! share.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    dataflow::Cpu,
+    embed::{EmbedError, Embedder},
+    metrics,
+    record::{Defaults, RecordRef, Tier},
+    store::{ChunkRow, RecordRow},
+    transform::{self, Outcome, TokenSpans, pii::Scanner, relax::Tally},
+};
+
+/// A frame to derive from.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// Its offset.
+    pub offset: u64,
+    /// When it was appended, in milliseconds since the Unix epoch.
+    pub appended_ms: i64,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// What becomes of a frame, before deduplication.
+#[derive(Clone, Debug)]
+pub enum Judged {
+    /// It is to be indexed. Its chunks have no vectors yet.
+    Keep {
+        /// The row.
+        row: RecordRow,
+        /// The first step of relaxation at which it passed.
+        step: u32,
+    },
+    /// A filter rejected it.
+    Reject {
+        /// Its offset.
+        offset: u64,
+        /// Which filter.
+        reason: &'static str,
+        /// The particulars.
+        detail: String,
+    },
+    /// It is no record. Admission proves frames, so only a log written by
+    /// something else holds one.
+    Dead {
+        /// Its offset.
+        offset: u64,
+        /// What is wrong.
+        code: &'static str,
+        /// The particulars.
+        detail: String,
+    },
+}
+
+/// Derives rows from frames.
+#[derive(Clone)]
+pub struct Deriver {
+    settings: Arc<transform::Settings>,
+    defaults: Arc<Defaults>,
+    scanner: Arc<Scanner>,
+    tokens: Arc<dyn TokenSpans>,
+    embedder: Arc<dyn Embedder>,
+    cpu: Cpu,
+}
+
+impl Deriver {
+    /// With these settings, this model, on these threads.
+    pub fn new(
+        settings: transform::Settings,
+        defaults: Defaults,
+        embedder: Arc<dyn Embedder>,
+        cpu: Cpu,
+    ) -> Self {
+        Self {
+            scanner: Arc::new(Scanner::new(&settings.pii)),
+            settings: Arc::new(settings),
+            defaults: Arc::new(defaults),
+            tokens: embedder.tokens(),
+            embedder,
+            cpu,
+        }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &transform::Settings {
+        &self.settings
+    }
+
+    /// The embedder.
+    pub fn embedder(&self) -> &Arc<dyn Embedder> {
+        &self.embedder
+    }
+
+    /// Judges frames in parallel, with the filters relaxed by `step` steps.
+    /// Gives the results in the order of the frames, and what they add to the
+    /// window that relaxation looks at.
+    pub async fn judge(&self, frames: Vec<Frame>, step: u32) -> (Vec<Judged>, Tally) {
+        let this = self.clone();
+        let judged: Vec<(Judged, Tally)> =
+            self.cpu.run(move || frames.par_iter().map(|frame| this.judge_one(frame, step)).collect()).await;
+        let mut tally = Tally::default();
+        judged.iter().for_each(|(_, one)| tally.add(*one));
+        (judged.into_iter().map(|(judged, _)| judged).collect(), tally)
+    }
+
+    fn judge_one(&self, frame: &Frame, step: u32) -> (Judged, Tally) {
+        let offset = frame.offset;
+        let (record, anonymous) = match RecordRef::parse(&frame.payload) {
+            Ok(record) => {
+                let anonymous = record.id.is_none() && record.ts_ms.is_none();
+                (record.to_record(&self.defaults, frame.appended_ms), anonymous)
+            }
+            Err(fault) => {
+                let dead = Judged::Dead { offset, code: fault.code(), detail: fault.to_string() };
+                return (dead, Tally::default());
+            }
+        };
+        let derived = transform::derive(&record, &self.settings, &self.scanner, step, &*self.tokens);
+        let judged = match derived.outcome {
+            Outcome::Rejected { reason, detail } => Judged::Reject { offset, reason, detail },
+            Outcome::Kept(kept) => {
+                let chunks = kept.chunks.iter().zip(0..).map(|(chunk, number)| {
+                    let text = kept.text.get(chunk.range.clone()).unwrap_or_default().to_owned();
+                    ChunkRow {
+                        chunk: number,
+                        start: chunk.range.start,
+                        end: chunk.range.end,
+                        tokens: chunk.tokens,
+                        digest: Sha256::digest(&text).into(),
+                        text,
+                        vector: None,
+                    }
+                });
+                let row = RecordRow {
+                    offset,
+                    chunks: chunks.collect(),
+                    record_id: record.id,
+                    ts_ms: record.ts_ms,
+                    tenant: record.tenant,
+                    session: record.session,
+                    source: record.source,
+                    tier: record.tier,
+                    attrs: serde_json::Value::Object(record.attrs).to_string(),
+                    // An event that brings neither id nor time says nothing by
+                    // which it and its like could be told apart, and a turn
+                    // must not be lost: it is never taken for a duplicate.
+                    dedupe_key: kept.dedupe_key.filter(|_| !(anonymous && record.tier == Tier::Event)),
+                };
+                Judged::Keep { row, step: kept.step }
+            }
+        };
+        (judged, derived.tally)
+    }
+
+    /// Gives every chunk that lacks one its vector. Rows that the embedder
+    /// will never take go to `refused`, with the reason.
+    ///
+    /// # Errors
+    /// When the embedder fails as a whole. Calling again goes on where it
+    /// stopped.
+    pub async fn embed(
+        &self,
+        rows: &mut Vec<RecordRow>,
+        refused: &mut Vec<(u64, String)>,
+    ) -> Result<(), EmbedError> {
+        loop {
+            let texts: Vec<String> = missing(rows).map(|chunk| chunk.text.clone()).collect();
+            if texts.is_empty() {
+                return Ok(());
+            }
+            let (started, count) = (Instant::now(), texts.len());
+            match self.embedder.embed(texts).await {
+                Ok(vectors) => {
+                    metrics::embedded(started.elapsed(), count);
+                    for (chunk, vector) in missing(rows).zip(vectors) {
+                        chunk.vector = Some(vector);
+                    }
+                }
+                Err(EmbedError::Input { index, reason }) => {
+                    let Some(row) = row_of(rows, index) else {
+                        return Err(EmbedError::Configuration {
+                            reason: format!("it refused text {index} of {count}: {reason}"),
+                        });
+                    };
+                    refused.push((rows.remove(row).offset, reason));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn missing(rows: &mut [RecordRow]) -> impl Iterator<Item = &mut ChunkRow> {
+    rows.iter_mut().flat_map(|row| &mut row.chunks).filter(|chunk| chunk.vector.is_none())
+}
+
+/// Which row holds the `index`-th chunk without a vector.
+fn row_of(rows: &[RecordRow], index: usize) -> Option<usize> {
+    let mut before = 0;
+    rows.iter().position(|row| {
+        before += row.chunks.iter().filter(|chunk| chunk.vector.is_none()).count();
+        index < before
+    })
+}

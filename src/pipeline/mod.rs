@@ -1,0 +1,13 @@
+//! The dataflow: in through [`Ingest`], along the log, out through
+//! [`derive`] (rows) and [`archive`] (segments); again by [`replay`]; found by [`search`].
+
+pub mod admit;
+pub mod archive;
+pub mod derive;
+pub mod deriver;
+mod ingest;
+pub mod progress;
+pub mod replay;
+pub mod search;
+
+pub use ingest::{Answer, Ingest, Origin, Refusal, Submitted};

@@ -1,0 +1,480 @@
+//! Replay: deriving again what is in the log, to compare it with what is
+//! stored, or to put back what is missing.
+
+use std::{collections::BTreeMap, fmt, ops::Range};
+
+use serde::Serialize;
+
+use super::deriver::{Deriver, Frame, Judged};
+use crate::{
+    embed::EmbedError,
+    log::{Cursor, LogReader, ReadError},
+    record::Tier,
+    store::{
+        Batch, OutcomeKind, OutcomeRow, RecordRow, Replayed, Store, StoreError, StoredChunk, StoredRecord,
+    },
+};
+
+/// Which records of a stream.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Selection {
+    /// Their offsets.
+    pub offsets: Range<u64>,
+    /// Only this tenant's.
+    pub tenant: Option<String>,
+    /// Only this tier.
+    pub tier: Option<Tier>,
+    /// Only of this time, in milliseconds since the Unix epoch.
+    pub time_ms: Option<Range<i64>>,
+}
+
+impl Selection {
+    fn takes(&self, row: &RecordRow) -> bool {
+        self.tenant.as_ref().is_none_or(|tenant| *tenant == row.tenant)
+            && self.tier.is_none_or(|tier| tier == row.tier)
+            && self.time_ms.as_ref().is_none_or(|time| time.contains(&row.ts_ms))
+    }
+
+    fn takes_all(&self) -> bool {
+        self.tenant.is_none() && self.tier.is_none() && self.time_ms.is_none()
+    }
+}
+
+/// What to do with what is derived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Compare it with what is stored; write nothing.
+    Verify,
+    /// Store what is missing.
+    Restore,
+}
+
+/// Why a replay stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The log could not be read.
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The embedder failed.
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
+    /// Reading the log panicked.
+    #[error("reading the log failed: {0}")]
+    Reader(#[from] tokio::task::JoinError),
+}
+
+/// What a replay would do, found without embedding anything.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Plan {
+    /// Frames that would be read.
+    pub frames: u64,
+    /// Records that would be kept.
+    pub records: u64,
+    /// Chunks that would be embedded.
+    pub chunks: u64,
+    /// Their tokens.
+    pub tokens: u64,
+}
+
+/// How a derived record differs from what is stored.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Mismatch {
+    /// Offset of the record.
+    pub offset: u64,
+    /// What differs.
+    pub what: String,
+}
+
+/// What a replay found or did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// Frames read.
+    pub frames: u64,
+    /// Offsets in the range that the log no longer holds.
+    pub lost: u64,
+    /// Records whose rows agree with what is stored.
+    pub records_agree: u64,
+    /// Records not indexed, then as now, for the same reason.
+    pub outcomes_agree: u64,
+    /// Vectors compared.
+    pub vectors: u64,
+    /// Of these, equal to the last bit.
+    pub vectors_identical: u64,
+    /// Smallest cosine between a vector and what is stored.
+    pub smallest_cosine: Option<f64>,
+    /// What differs; at most [`MISMATCHES_KEPT`] of them.
+    pub mismatches: Vec<Mismatch>,
+    /// How many differ.
+    pub mismatched: u64,
+    /// Records put back.
+    pub records_restored: u64,
+    /// Vectors put back.
+    pub vectors_restored: u64,
+}
+
+/// Mismatches that a report lists.
+pub const MISMATCHES_KEPT: usize = 1_000;
+/// Two vectors of one text agree from this cosine on: batches of another
+/// make-up round differently in the last bits.
+pub const AGREEING_COSINE: f64 = 0.9999;
+
+const BATCH_RECORDS: usize = 256;
+const READ_BYTES: usize = 256 << 10;
+
+impl Report {
+    /// Whether everything derived agrees with what is stored.
+    pub fn agrees(&self) -> bool {
+        self.mismatched == 0 && self.lost == 0
+    }
+
+    fn mismatch(&mut self, offset: u64, what: impl Into<String>) {
+        self.mismatched += 1;
+        if self.mismatches.len() < MISMATCHES_KEPT {
+            self.mismatches.push(Mismatch { offset, what: what.into() });
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "frames read        {}", self.frames)?;
+        writeln!(f, "records that agree {}", self.records_agree)?;
+        writeln!(f, "not indexed, as before {}", self.outcomes_agree)?;
+        if let Some(cosine) = self.smallest_cosine {
+            writeln!(
+                f,
+                "vectors compared   {}, identical to the last bit {}, smallest cosine {cosine:.7}",
+                self.vectors, self.vectors_identical
+            )?;
+        }
+        if self.records_restored + self.vectors_restored > 0 {
+            writeln!(
+                f,
+                "put back           {} records, {} vectors",
+                self.records_restored, self.vectors_restored
+            )?;
+        }
+        if self.lost > 0 {
+            writeln!(f, "lost in the log    {}", self.lost)?;
+        }
+        for mismatch in self.mismatches.iter().take(20) {
+            writeln!(f, "offset {}: {}", mismatch.offset, mismatch.what)?;
+        }
+        write!(f, "mismatches         {}", self.mismatched)
+    }
+}
+
+/// Derives again from one stream.
+pub struct Replay {
+    /// Reads the stream.
+    pub log: LogReader,
+    /// Turns frames into rows.
+    pub deriver: Deriver,
+    /// What is stored.
+    pub store: Store,
+    /// The pipeline whose outcomes are compared.
+    pub pipeline: String,
+    /// Space of the vectors.
+    pub space_key: i64,
+    /// Digest of the configuration.
+    pub config_digest: String,
+    /// Batch tag of rows that are put back.
+    pub batch_tag: String,
+}
+
+impl Replay {
+    /// Counts what a replay of `selection` would read and embed.
+    pub async fn plan(&self, selection: &Selection, mut told: impl FnMut(u64)) -> Result<Plan, ReplayError> {
+        let mut plan = Plan::default();
+        let mut frames = Frames::new(self.log.clone(), selection.offsets.clone());
+        while let Some(batch) = frames.next().await? {
+            told(batch.frames.len() as u64);
+            plan.frames += batch.frames.len() as u64;
+            for row in self.kept(batch.frames).await.0.values() {
+                if selection.takes(row) {
+                    plan.records += 1;
+                    plan.chunks += row.chunks.len() as u64;
+                    plan.tokens += row.chunks.iter().map(|c| c.tokens as u64).sum::<u64>();
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Derives `selection` again. `told` hears of each batch of frames that is
+    /// done. Nothing that live work writes is touched, and a replay that is
+    /// broken off can be started again.
+    pub async fn run(
+        &self,
+        selection: &Selection,
+        mode: Mode,
+        now_ms: i64,
+        mut told: impl FnMut(u64),
+    ) -> Result<Report, ReplayError> {
+        let mut report = Report::default();
+        let mut frames = Frames::new(self.log.clone(), selection.offsets.clone());
+        while let Some(batch) = frames.next().await? {
+            let read = batch.frames.len() as u64;
+            report.frames += read;
+            report.lost += batch.lost;
+            match mode {
+                Mode::Verify => self.verify(batch, selection, &mut report).await?,
+                Mode::Restore => self.restore(batch, selection, now_ms, &mut report).await?,
+            }
+            told(read);
+        }
+        Ok(report)
+    }
+
+    /// What is kept of `frames`, by offset, and why the others are not.
+    ///
+    /// Judged with the filters as loose as they go: what passes says at which
+    /// step, so that no step has to be remembered.
+    async fn kept(&self, frames: Vec<Frame>) -> (BTreeMap<u64, RecordRow>, BTreeMap<u64, Verdict>) {
+        let loosest = self.deriver.settings().quality.relax.max_steps;
+        let (mut rows, mut verdicts) = (BTreeMap::new(), BTreeMap::new());
+        for judged in self.deriver.judge(frames, loosest).await.0 {
+            match judged {
+                Judged::Keep { row, step } => {
+                    verdicts.insert(row.offset, Verdict::Kept { step });
+                    rows.insert(row.offset, row);
+                }
+                Judged::Reject { offset, reason, .. } => {
+                    verdicts
+                        .insert(offset, Verdict::Not { kind: OutcomeKind::Rejected, reason: reason.into() });
+                }
+                Judged::Dead { offset, code, .. } => {
+                    verdicts.insert(
+                        offset,
+                        Verdict::Not { kind: OutcomeKind::DeadLettered, reason: code.into() },
+                    );
+                }
+            }
+        }
+        (rows, verdicts)
+    }
+
+    async fn verify(
+        &self,
+        batch: FrameRun,
+        selection: &Selection,
+        report: &mut Report,
+    ) -> Result<(), ReplayError> {
+        let stream = self.log.stream();
+        let (from, to) = batch.bounds();
+        let stored = self.store.stored(stream, from, to, self.space_key).await?;
+        let mut stored: BTreeMap<u64, StoredRecord> = stored.into_iter().map(|r| (r.offset, r)).collect();
+        let outcomes = self.store.outcomes(&self.pipeline, stream, from, to).await?;
+        let outcomes: BTreeMap<u64, OutcomeRow> = outcomes.into_iter().map(|o| (o.offset, o)).collect();
+        let (mut rows, verdicts) = self.kept(batch.frames).await;
+        rows.retain(|offset, row| selection.takes(row) && stored.contains_key(offset));
+        let mut rows: Vec<RecordRow> = rows.into_values().collect();
+        let mut refused = Vec::new();
+        self.deriver.embed(&mut rows, &mut refused).await?;
+        for row in &rows {
+            if let Some(stored) = stored.remove(&row.offset) {
+                compare(row, &stored, report);
+            }
+        }
+        for (offset, verdict) in verdicts {
+            if rows.iter().any(|row| row.offset == offset) || !selection.takes_all() {
+                continue;
+            }
+            match disagreement(&verdict, outcomes.get(&offset), stored.contains_key(&offset)) {
+                None => report.outcomes_agree += 1,
+                Some(what) => report.mismatch(offset, what),
+            }
+        }
+        Ok(())
+    }
+
+    async fn restore(
+        &self,
+        batch: FrameRun,
+        selection: &Selection,
+        now_ms: i64,
+        report: &mut Report,
+    ) -> Result<(), ReplayError> {
+        let stream = self.log.stream();
+        let (from, to) = batch.bounds();
+        let outcomes = self.store.outcomes(&self.pipeline, stream, from, to).await?;
+        let decided: Vec<u64> =
+            outcomes.iter().filter(|o| o.kind != OutcomeKind::Deferred).map(|o| o.offset).collect();
+        let stored = self.store.stored(stream, from, to, self.space_key).await?;
+        let complete: Vec<u64> = stored
+            .iter()
+            .filter(|r| r.chunks.iter().all(|chunk| chunk.vector.is_some()))
+            .map(|r| r.offset)
+            .collect();
+        let (mut rows, _) = self.kept(batch.frames).await;
+        rows.retain(|offset, row| {
+            selection.takes(row) && !decided.contains(offset) && !complete.contains(offset)
+        });
+        report.records_agree += complete.len() as u64;
+        let (mut records, mut refused) = (rows.into_values().collect(), Vec::new());
+        self.deriver.embed(&mut records, &mut refused).await?;
+        let put = Batch {
+            from,
+            to,
+            lost: 0,
+            batch_tag: self.batch_tag.clone(),
+            space_key: self.space_key,
+            config_digest: self.config_digest.clone(),
+            records,
+            outcomes: Vec::new(),
+            now_ms,
+        };
+        let Replayed { records, vectors, differing, .. } =
+            self.store.put_missing(&self.pipeline, stream, put).await?;
+        report.records_restored += records;
+        report.vectors_restored += vectors;
+        report.mismatched += differing;
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+enum Verdict {
+    Kept { step: u32 },
+    Not { kind: OutcomeKind, reason: String },
+}
+
+/// How a verdict differs from what the live run did with the offset.
+fn disagreement(verdict: &Verdict, outcome: Option<&OutcomeRow>, stored: bool) -> Option<String> {
+    match (verdict, outcome) {
+        (Verdict::Not { kind, reason }, Some(then)) if *kind == then.kind && *reason == then.reason => None,
+        // Its content was there already, which a frame alone can't tell.
+        (Verdict::Kept { .. }, Some(then)) if then.kind == OutcomeKind::Deduplicated => None,
+        // It passes only relaxed filters, and they were not relaxed then.
+        (Verdict::Kept { step: 1.. }, Some(then)) if then.kind == OutcomeKind::Rejected => None,
+        // The embedder refused it.
+        (Verdict::Kept { .. }, Some(then)) if then.kind == OutcomeKind::DeadLettered => None,
+        (Verdict::Kept { .. }, None) if stored => None,
+        (verdict, Some(then)) => {
+            Some(format!("it was {} ({}), and is {verdict} now", then.kind.as_str(), then.reason))
+        }
+        (verdict, None) if stored => Some(format!("it was indexed, and is {verdict} now")),
+        (Verdict::Kept { .. }, None) => Some("it is not stored".into()),
+        (verdict, None) => Some(format!("nothing is stored about it; it is {verdict} now")),
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kept { .. } => f.write_str("kept"),
+            Self::Not { kind, reason } => write!(f, "{} ({reason})", kind.as_str()),
+        }
+    }
+}
+
+fn compare(row: &RecordRow, stored: &StoredRecord, report: &mut Report) {
+    if row.tenant != stored.tenant || row.session != stored.session || row.tier != stored.tier {
+        return report.mismatch(row.offset, "tenant, session or tier differ");
+    }
+    if row.chunks.len() != stored.chunks.len() {
+        let what = format!("{} chunks are stored, {} are derived", stored.chunks.len(), row.chunks.len());
+        return report.mismatch(row.offset, what);
+    }
+    for (chunk, stored) in row.chunks.iter().zip(&stored.chunks) {
+        if chunk.digest.as_slice() != stored.digest || chunk.text != stored.text {
+            return report.mismatch(row.offset, format!("the text of chunk {} differs", chunk.chunk));
+        }
+        if let Some(what) = compare_vectors(chunk.vector.as_deref(), stored, report) {
+            return report.mismatch(row.offset, format!("chunk {}: {what}", chunk.chunk));
+        }
+    }
+    report.records_agree += 1;
+}
+
+fn compare_vectors(derived: Option<&[f32]>, stored: &StoredChunk, report: &mut Report) -> Option<String> {
+    let (derived, stored) = match (derived, &stored.vector) {
+        (Some(derived), Some(stored)) => (derived, stored),
+        (None, None) => return None,
+        (Some(_), None) => return Some("no vector is stored".into()),
+        (None, Some(_)) => return Some("a vector is stored that cannot be derived".into()),
+    };
+    report.vectors += 1;
+    if derived == stored.as_slice() {
+        report.vectors_identical += 1;
+    }
+    let cosine = cosine(derived, stored);
+    report.smallest_cosine = Some(report.smallest_cosine.map_or(cosine, |least| least.min(cosine)));
+    (cosine < AGREEING_COSINE).then(|| format!("the vectors' cosine is {cosine:.6}"))
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    if a.len() == b.len() { dot(a, b) / (dot(a, a) * dot(b, b)).sqrt() } else { 0.0 }
+}
+
+/// Consecutive frames of the log.
+struct FrameRun {
+    frames: Vec<Frame>,
+    /// Offsets before them that the log no longer holds.
+    lost: u64,
+}
+
+impl FrameRun {
+    fn bounds(&self) -> (u64, u64) {
+        let first = self.frames.first().map_or(0, |frame| frame.offset);
+        (first, self.frames.last().map_or(first, |frame| frame.offset + 1))
+    }
+}
+
+/// Reads a range of a stream in runs.
+struct Frames {
+    log: LogReader,
+    cursor: Cursor,
+    next: u64,
+    end: u64,
+    waiting: std::collections::VecDeque<Frame>,
+}
+
+impl Frames {
+    fn new(log: LogReader, offsets: Range<u64>) -> Self {
+        Self {
+            cursor: Cursor::at(offsets.start),
+            next: offsets.start,
+            end: offsets.end,
+            waiting: std::collections::VecDeque::new(),
+            log,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<FrameRun>, ReplayError> {
+        while self.waiting.is_empty() && self.cursor.offset() < self.end {
+            let (log, mut cursor) = (self.log.clone(), self.cursor.clone());
+            let (read, cursor) =
+                tokio::task::spawn_blocking(move || (log.read(&mut cursor, READ_BYTES), cursor)).await?;
+            match read {
+                Ok(batches) if batches.is_empty() => break,
+                Ok(batches) => {
+                    self.cursor = cursor;
+                    for batch in &batches {
+                        let appended_ms = batch.append_time_ms;
+                        let frames =
+                            batch.payloads().map(|(offset, payload)| Frame { offset, appended_ms, payload });
+                        self.waiting.extend(frames.filter(|frame| frame.offset < self.end));
+                    }
+                }
+                Err(error) => match error.resume_at() {
+                    Some(offset) => self.cursor = Cursor::at(offset),
+                    None => return Err(error.into()),
+                },
+            }
+        }
+        let n = self.waiting.len().min(BATCH_RECORDS);
+        let frames: Vec<Frame> = self.waiting.drain(..n).collect();
+        let first = frames.first().map_or_else(|| self.cursor.offset().min(self.end), |frame| frame.offset);
+        let present = frames.len() as u64;
+        let end = frames.last().map_or(first, |frame| frame.offset + 1);
+        let lost = (end - self.next.min(end)).saturating_sub(present);
+        self.next = end;
+        Ok((!frames.is_empty() || lost > 0).then_some(FrameRun { frames, lost }))
+    }
+}

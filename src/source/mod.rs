@@ -1,0 +1,10 @@
+//! Sources: where frames come from. Each hands its bytes to
+//! [`crate::pipeline::Ingest`] and does no more than its transport asks.
+
+pub mod client;
+pub mod file;
+pub mod json;
+pub mod socket;
+pub mod wire;
+
+mod connection;

@@ -1,0 +1,135 @@
+//! TCP and Unix sockets: the same protocol on both.
+
+use std::{io, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
+
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+    task::JoinSet,
+};
+
+use tracing::Instrument;
+
+use super::connection::serve;
+use crate::{
+    metrics,
+    pipeline::{Ingest, Origin},
+};
+
+/// A bound listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket; its file is removed at the end.
+    Unix(UnixListener, std::path::PathBuf),
+}
+
+impl Listener {
+    /// Listens on a TCP address.
+    pub async fn tcp(address: &str) -> io::Result<Self> {
+        TcpListener::bind(address).await.map(Self::Tcp)
+    }
+
+    /// Listens on a Unix socket. A socket left over by a dead process is
+    /// replaced; a live one, or another kind of file, is an error.
+    pub async fn unix(path: &Path) -> io::Result<Self> {
+        if std::fs::metadata(path).is_ok_and(|m| m.file_type().is_socket()) {
+            if tokio::net::UnixStream::connect(path).await.is_ok() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    format!("another process listens on {}", path.display()),
+                ));
+            }
+            std::fs::remove_file(path)?;
+        }
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        UnixListener::bind(path).map(|listener| Self::Unix(listener, path.to_owned()))
+    }
+
+    /// The address to connect to.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "unknown".into(), |a| a.to_string()),
+            Self::Unix(_, path) => path.display().to_string(),
+        }
+    }
+
+    /// Accepts and serves connections until the pipeline closes, then waits
+    /// for those that are open. At most `max_connections` are served at once;
+    /// others wait in the system's queue.
+    pub async fn run(self, source: String, max_connections: usize, ingest: Ingest) -> io::Result<()> {
+        let mut connections = JoinSet::new();
+        let room = Arc::new(Semaphore::new(max_connections));
+        loop {
+            let place = tokio::select! {
+                () = ingest.closing().cancelled() => break,
+                place = room.clone().acquire_owned() => place,
+                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            };
+            let accepted = tokio::select! {
+                () = ingest.closing().cancelled() => break,
+                accepted = self.accept(&source, &ingest) => accepted,
+            };
+            match accepted {
+                Ok(connection) => {
+                    let served = async move {
+                        connection.await;
+                        drop(place);
+                    };
+                    connections.spawn(served.in_current_span());
+                }
+                // Out of file descriptors, or a client gone before it was
+                // accepted: neither ends the source.
+                Err(error) => {
+                    tracing::warn!(%error, source, "a connection could not be accepted");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            }
+        }
+        while connections.join_next().await.is_some() {}
+        if let Self::Unix(_, path) = &self {
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(())
+    }
+
+    async fn accept(
+        &self,
+        source: &str,
+        ingest: &Ingest,
+    ) -> io::Result<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
+        let origin = |peer| Origin { source: source.to_owned(), peer };
+        let ingest = ingest.clone();
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let (socket, peer) = listener.accept().await?;
+                socket.set_nodelay(true)?;
+                let origin = origin(Some(peer.to_string()));
+                Box::pin(async move {
+                    let (read, write) = socket.into_split();
+                    watched(serve(read, write, origin.clone(), ingest), &origin).await;
+                })
+            }
+            Self::Unix(listener, _) => {
+                let (socket, _) = listener.accept().await?;
+                let origin = origin(None);
+                Box::pin(async move {
+                    let (read, write) = socket.into_split();
+                    watched(serve(read, write, origin.clone(), ingest), &origin).await;
+                })
+            }
+        })
+    }
+}
+
+/// Counts an open connection and logs how it broke, if it did.
+async fn watched(connection: impl Future<Output = io::Result<()>>, origin: &Origin) {
+    metrics::connections_open(1.0);
+    if let Err(error) = connection.await {
+        tracing::info!(%error, source = origin.source, peer = origin.peer, "a connection broke");
+    }
+    metrics::connections_open(-1.0);
+}

@@ -1,0 +1,185 @@
+//! `POST /v1/ingest`.
+
+use std::collections::VecDeque;
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::BytesMut;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+use tokio_util::codec::Decoder;
+
+use super::{Problem, Shared, WAIT_FOR_ROOM};
+use crate::{
+    frame::{FrameCodec, Unit},
+    pipeline::{Answer, Ingest, Origin, Refusal, Submitted},
+    source::{
+        file::submit,
+        json::{self, LineParser, Parsed},
+        wire::Level,
+    },
+    units::ByteSize,
+};
+
+/// What became of a request's records.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Ingested {
+    level: Level,
+    received: u64,
+    acknowledged: u64,
+    ranges: Vec<OffsetRange>,
+    errors: Vec<Refusal>,
+}
+
+/// Consecutive offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct OffsetRange {
+    offset: u64,
+    count: u64,
+}
+
+enum Encoding {
+    Frames,
+    Json,
+    NdJson,
+}
+
+impl Encoding {
+    fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let given = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+        match given.split(';').next().unwrap_or("").trim().to_ascii_lowercase().as_str() {
+            "application/msgpack" | "application/x-msgpack" | "application/x-thalweg-frames" => {
+                Ok(Self::Frames)
+            }
+            "application/json" => Ok(Self::Json),
+            "application/x-ndjson" | "application/jsonl" => Ok(Self::NdJson),
+            other => Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_content_type",
+                format!(
+                    "content type `{other}` is not taken; send application/msgpack (frames), application/json or application/x-ndjson"
+                ),
+            )),
+        }
+    }
+}
+
+pub(super) async fn ingest(
+    State(api): Shared,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let Some((source, ingest)) = &api.ingest else {
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "no_http_source",
+            "this pipeline takes no records over HTTP; add a [[source]] of type \"http\"",
+        ));
+    };
+    if ingest.closing().is_cancelled() {
+        return Err(Problem::unavailable("closing", "the daemon is shutting down; send again", 1));
+    }
+    let encoding = Encoding::of(&headers)?;
+    let body = body?;
+    let max_frame = ingest.max_frame();
+    let parts = api.cpu.run(move || parse(&encoding, body, max_frame)).await?;
+    let origin = Origin { source: source.clone(), peer: None };
+    let mut under_way = VecDeque::new();
+    for part in parts {
+        let submitted = timeout(WAIT_FOR_ROOM, submit(part, 0, &origin, ingest));
+        match submitted.await {
+            Ok(submitted) => under_way.extend(submitted),
+            // Nothing submitted yet: a clean refusal. Otherwise what was
+            // taken has to be answered for.
+            Err(_) if under_way.is_empty() => {
+                return Err(Problem::unavailable("overloaded", "the log has no room at the moment", 1));
+            }
+            Err(_) => break,
+        }
+    }
+    answer(ingest, under_way).await
+}
+
+/// The parts of a body, in order.
+fn parse(encoding: &Encoding, body: Bytes, max_frame: ByteSize) -> Result<Vec<Parsed>, Problem> {
+    match encoding {
+        Encoding::Json => {
+            let (bytes, count) = json::document(&body)
+                .map_err(|message| Problem::new(StatusCode::BAD_REQUEST, "not_json", message))?;
+            parse_frames(bytes, count, max_frame)
+        }
+        Encoding::NdJson => {
+            let mut parser = LineParser::default();
+            let mut parts: Vec<Parsed> =
+                body.split_inclusive(|b| *b == b'\n').flat_map(|line| parser.line(line)).collect();
+            parts.extend(parser.finish());
+            Ok(parts)
+        }
+        Encoding::Frames => parse_frames(body, u32::MAX, max_frame),
+    }
+}
+
+fn parse_frames(body: Bytes, most: u32, max_frame: ByteSize) -> Result<Vec<Parsed>, Problem> {
+    let mut codec = FrameCodec::new(max_frame);
+    let mut buffer = BytesMut::from(body);
+    let (mut parts, mut frame) = (Vec::new(), 0);
+    let failed = |e: std::io::Error| Problem::new(StatusCode::BAD_REQUEST, "bad_request", e.to_string());
+    while frame < u64::from(most)
+        && let Some(unit) = codec.decode_eof(&mut buffer).map_err(failed)?
+    {
+        let frames = match &unit {
+            Unit::Run { count, .. } => u64::from(*count),
+            _ => 1,
+        };
+        parts.push(Parsed::Unit { frame, unit });
+        frame += frames;
+    }
+    Ok(parts)
+}
+
+async fn answer(ingest: &Ingest, under_way: VecDeque<Submitted>) -> Result<Response, Problem> {
+    let mut done =
+        Ingested { level: Level::Disk, received: 0, acknowledged: 0, ranges: Vec::new(), errors: Vec::new() };
+    for submitted in under_way {
+        let frames = submitted.frames();
+        done.received += frames;
+        match ingest.settle(submitted).await {
+            Answer::Taken { offset, count } => done.take(offset, count.into()),
+            Answer::Refused(refusal) => done.refuse(&refusal, frames),
+        }
+    }
+    let status = match done.errors.last() {
+        Some(refusal) if done.acknowledged == 0 => match refusal.code {
+            "log_full" => StatusCode::INSUFFICIENT_STORAGE,
+            "log_failed" | "closing" => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        },
+        _ => StatusCode::OK,
+    };
+    let mut response = (status, Json(done)).into_response();
+    if status.is_server_error() {
+        response.headers_mut().insert(header::RETRY_AFTER, 1.into());
+    }
+    Ok(response)
+}
+
+impl Ingested {
+    /// One error for each of `frames` records that were refused together.
+    fn refuse(&mut self, refusal: &Refusal, frames: u64) {
+        let each = (refusal.frame..refusal.frame + frames).map(|frame| Refusal { frame, ..refusal.clone() });
+        self.errors.extend(each);
+    }
+
+    fn take(&mut self, offset: u64, count: u64) {
+        self.acknowledged += count;
+        match self.ranges.last_mut() {
+            Some(last) if last.offset + last.count == offset => last.count += count,
+            _ => self.ranges.push(OffsetRange { offset, count }),
+        }
+    }
+}

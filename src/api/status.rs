@@ -1,0 +1,111 @@
+//! Health, metrics, and where the pipeline stands.
+
+use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Api, Problem, Shared};
+use crate::{metrics, pipeline::progress::Snapshot};
+
+/// Where a pipeline stands.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// The pipeline.
+    pub pipeline: String,
+    /// Its stream.
+    pub stream: String,
+    /// Name of this ingestion batch.
+    pub batch_tag: String,
+    /// Seconds since the daemon started.
+    pub uptime_s: f64,
+    /// The offset after the last durable frame.
+    pub end_offset: u64,
+    /// Durable frames that are not derived yet.
+    pub in_flight: u64,
+    /// What became of the others.
+    pub derived: Snapshot,
+    /// Sealed segments.
+    pub segments: Segments,
+    /// Bytes of the database.
+    pub index_bytes: u64,
+    /// The embedding space.
+    pub space: String,
+}
+
+/// Sealed segments, added up.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Segments {
+    /// How many.
+    pub sealed: u64,
+    /// Frames in them.
+    pub records: u64,
+    /// Bytes of the frames.
+    pub plain_bytes: u64,
+    /// Bytes of the files.
+    pub object_bytes: u64,
+}
+
+impl Api {
+    /// Where the pipeline stands now.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn status(&self) -> Result<Status, Problem> {
+        let derived = self.progress.snapshot();
+        let end_offset = self.log.end_offset();
+        let mut segments = Segments::default();
+        for row in self.searcher.store.segments(self.log.stream()).await? {
+            segments.sealed += 1;
+            segments.records += row.records;
+            segments.plain_bytes += row.plain_bytes;
+            segments.object_bytes += row.object_bytes;
+        }
+        Ok(Status {
+            pipeline: self.pipeline.clone(),
+            stream: self.log.stream().to_owned(),
+            batch_tag: self.batch_tag.clone(),
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            end_offset,
+            in_flight: end_offset.saturating_sub(derived.next_offset),
+            derived,
+            segments,
+            index_bytes: self.searcher.store.database_bytes().await?,
+            space: self.searcher.embedder.space().to_string(),
+        })
+    }
+
+    /// What keeps the daemon from being ready; empty if nothing does.
+    fn not_ready(&self) -> Vec<String> {
+        let mut reasons: Vec<String> = self.log.failed().map(ToString::to_string).into_iter().collect();
+        reasons.extend(self.log.full().map(|why| why.to_string()));
+        if self.closing.is_cancelled() {
+            reasons.push("the daemon is shutting down".into());
+        }
+        let trouble = self.progress.snapshot().trouble;
+        reasons.extend(trouble.into_iter().map(|(component, what)| format!("{component}: {what}")));
+        reasons
+    }
+}
+
+pub(super) async fn status(State(api): Shared) -> Result<Json<Status>, Problem> {
+    api.status().await.map(Json)
+}
+
+pub(super) async fn live() -> impl IntoResponse {
+    Json(json!({"status": "live"}))
+}
+
+pub(super) async fn ready(State(api): Shared) -> impl IntoResponse {
+    let reasons = api.not_ready();
+    let (code, status) = match reasons.is_empty() {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    };
+    (code, Json(json!({"status": status, "reasons": reasons})))
+}
+
+pub(super) async fn metrics(State(api): Shared) -> Result<String, Problem> {
+    metrics::index_bytes(api.searcher.store.database_bytes().await?);
+    api.metrics.run_upkeep();
+    Ok(api.metrics.render())
+}

@@ -1,0 +1,496 @@
+//! The daemon: puts a pipeline together, starts it in order and stops it in
+//! order.
+//!
+//! ```text
+//! start  store, model, artifacts ─► log (recovered) ─► derive, archive ─► HTTP ─► sources
+//! stop   sources answer what they took ─► log writes and syncs the rest
+//!        ─► derive follows to the end, until the deadline ─► archive, HTTP, store
+//! ```
+//!
+//! Whatever is not derived by the deadline is in the log, and derived at the
+//! next start.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::{
+    api::{Api, Parts},
+    artifact::{Artifacts, Description},
+    clock::{self, Clock},
+    config::{Format, Pipeline, Source},
+    dataflow::{Cpu, Drained, Supervisor},
+    embed::{self, Embedder},
+    log::{Directory, Log, Recovery},
+    pipeline::{
+        Ingest, archive::Archive, derive::Derive, deriver::Deriver, progress::Progress, search::Searcher,
+    },
+    source::{
+        file::{self, Content, Files},
+        socket::Listener,
+    },
+    store::{Lease, Store},
+};
+
+/// How a daemon ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything taken is derived.
+    Drained,
+    /// Stopped at the deadline with these things unfinished; they go on at
+    /// the next start.
+    Unfinished(Vec<String>),
+}
+
+/// How to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Stop by itself once all files and standard input are read and derived.
+    pub once: bool,
+}
+
+/// Where a running daemon can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The HTTP interface.
+    pub http: String,
+    /// Sockets that take frames: source name and address.
+    pub sources: Vec<(String, String)>,
+}
+
+/// What every use of a pipeline's data needs.
+#[derive(Clone)]
+pub struct Workbench {
+    /// The pipeline.
+    pub pipeline: Arc<Pipeline>,
+    /// Rows, vectors, catalog.
+    pub store: Store,
+    /// The model.
+    pub embedder: Arc<dyn Embedder>,
+    /// Key of the model's space.
+    pub space_key: i64,
+    /// The object store.
+    pub artifacts: Artifacts,
+    /// Threads that compute.
+    pub cpu: Cpu,
+}
+
+impl Workbench {
+    /// Opens the store, the model and the object store of `pipeline`.
+    pub async fn open(pipeline: Pipeline) -> Result<Self> {
+        std::fs::create_dir_all(&pipeline.data_dir)
+            .with_context(|| format!("the data directory {} cannot be made", pipeline.data_dir.display()))?;
+        let store = open_store(&pipeline).await?;
+        let artifacts = open_artifacts(&pipeline, &store)?;
+        let settings = pipeline.embed.clone();
+        let embedder = tokio::task::spawn_blocking(move || embed::open(&settings)).await??;
+        let space_key = store.register_space(embedder.space(), clock::system_ms()).await?;
+        Ok(Self { pipeline: Arc::new(pipeline), store, embedder, space_key, artifacts, cpu: Cpu::new(0)? })
+    }
+
+    /// Turns frames into rows.
+    pub fn deriver(&self) -> Deriver {
+        let (settings, defaults) = (self.pipeline.derive.clone(), self.pipeline.defaults.clone());
+        Deriver::new(settings, defaults, self.embedder.clone(), self.cpu.clone())
+    }
+
+    /// Answers searches.
+    pub fn searcher(&self) -> Searcher {
+        Searcher {
+            store: self.store.clone(),
+            embedder: self.embedder.clone(),
+            space_key: self.space_key,
+            settings: self.pipeline.search.clone(),
+        }
+    }
+}
+
+/// Opens the store of `pipeline`.
+pub async fn open_store(pipeline: &Pipeline) -> Result<Store> {
+    let path = pipeline.in_data_dir(pipeline.store.path.as_ref());
+    Store::open_with(&path, &pipeline.store)
+        .await
+        .with_context(|| format!("the store {} cannot be opened", path.display()))
+}
+
+/// Opens the object store of `pipeline`.
+pub fn open_artifacts(pipeline: &Pipeline, store: &Store) -> Result<Artifacts> {
+    let path = pipeline.in_data_dir(pipeline.artifacts.path.as_ref());
+    Ok(Artifacts::local(&path, store.clone())?)
+}
+
+/// Folder of the logs of `pipeline`'s streams.
+pub fn log_root(pipeline: &Pipeline) -> PathBuf {
+    pipeline.data_dir.join("log")
+}
+
+/// Seals the closed segments of an opened log.
+pub fn archive_of(
+    log: &Log,
+    pipeline: &Pipeline,
+    store: &Store,
+    artifacts: &Artifacts,
+    clock: Clock,
+) -> Archive {
+    Archive {
+        log: log.reader(),
+        sealer: log.sealer(),
+        folder: Directory::of_stream(&log_root(pipeline), &pipeline.stream).path().to_owned(),
+        settings: pipeline.segment.clone(),
+        artifacts: artifacts.clone(),
+        store: store.clone(),
+        clock,
+    }
+}
+
+/// Opens the log of `pipeline` for writing and reports what recovery found.
+pub fn open_log(pipeline: &Pipeline, clock: Clock) -> Result<(Log, Recovery)> {
+    open_log_after(pipeline, clock, 0)
+}
+
+/// As [`open_log`], where everything before `known` is known to have been in
+/// the log.
+pub fn open_log_after(pipeline: &Pipeline, clock: Clock, known: u64) -> Result<(Log, Recovery)> {
+    let (root, draw_id) = (log_root(pipeline), Box::new(rand::random));
+    let opened = Log::open_after(&root, &pipeline.stream, &pipeline.log, clock, draw_id, known)?;
+    report_recovery(&pipeline.stream, &opened.1);
+    Ok(opened)
+}
+
+fn report_recovery(stream: &str, recovery: &Recovery) {
+    tracing::info!(stream, end_offset = recovery.end_offset, "log recovered");
+    for damage in &recovery.damage {
+        tracing::error!(
+            stream,
+            file = %damage.path.display(),
+            from_byte = damage.from,
+            to_byte = damage.to,
+            first_offset = damage.first_offset,
+            next_offset = damage.next_offset,
+            "the log is damaged before proven data; these offsets are lost, the rest is kept"
+        );
+    }
+    for file in &recovery.quarantined {
+        tracing::error!(stream, file = %file.display(), "a segment file could not be read and was put aside");
+    }
+}
+
+/// Runs `pipeline` until `stop` is cancelled, or until it is done if
+/// `options.once`. `ready` is told the addresses once everything is up.
+pub async fn run(
+    pipeline: Pipeline,
+    options: Options,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+    ready: impl FnOnce(&Addresses),
+) -> Result<Ended> {
+    let clock = clock::system();
+    let batch_tag = batch_tag(&pipeline, clock());
+    // An error's level, so that no filter can take the names off the events.
+    let span =
+        tracing::error_span!("pipeline", pipeline = pipeline.name, stream = pipeline.stream, batch_tag);
+    async move {
+        let daemon = Daemon::start(pipeline, batch_tag, metrics, clock).await?;
+        ready(&daemon.addresses);
+        daemon.run(options, stop).await
+    }
+    .instrument(span)
+    .await
+}
+
+struct Daemon {
+    bench: Workbench,
+    log: Log,
+    progress: Arc<Progress>,
+    addresses: Addresses,
+    /// Tasks that bring frames in; those of finite sources end by themselves.
+    sources: Supervisor,
+    finite: usize,
+    /// HTTP.
+    server: Supervisor,
+    /// Derive and archive.
+    workers: Supervisor,
+    abandon: CancellationToken,
+    closing: CancellationToken,
+}
+
+impl Daemon {
+    async fn start(
+        pipeline: Pipeline,
+        batch_tag: String,
+        metrics: PrometheusHandle,
+        clock: Clock,
+    ) -> Result<Self> {
+        let started = Instant::now();
+        let bench = Workbench::open(pipeline).await?;
+        let pipeline = bench.pipeline.clone();
+        tracing::info!(space = %bench.embedder.space(), "embedding space");
+        keep_model_description(&bench).await?;
+        let derived = bench.store.counts(&pipeline.name, &pipeline.stream).await?;
+        let known = derived.map_or(0, |checkpoint| checkpoint.next_offset);
+        let (log, _) = open_log_after(&pipeline, clock.clone(), known)?;
+        let start = log.reader().start_offset();
+        let lease = bench.store.acquire(&pipeline.name, &pipeline.stream, start, clock()).await?;
+        let progress = Arc::new(Progress::new(lease.checkpoint()));
+        let closing = CancellationToken::new();
+        let ingest = Ingest::new(
+            &pipeline.name,
+            log.writer(),
+            bench.store.clone(),
+            progress.clone(),
+            clock.clone(),
+            pipeline.log.max_frame_bytes,
+            closing.clone(),
+        );
+        // Every address is bound before anything is served: a daemon that
+        // cannot have them all does not half start.
+        let http = TcpListener::bind(pipeline.http.listen.to_string())
+            .await
+            .with_context(|| format!("[http] cannot listen on {}", pipeline.http.listen))?;
+        let listeners = bind_all(&pipeline).await?;
+        let addresses = Addresses {
+            http: http.local_addr()?.to_string(),
+            sources: listeners.iter().map(|(name, _, listener)| (name.clone(), listener.address())).collect(),
+        };
+        let mut daemon = Self {
+            addresses,
+            sources: Supervisor::new(closing.clone()),
+            finite: 0,
+            server: Supervisor::new(CancellationToken::new()),
+            workers: Supervisor::new(CancellationToken::new()),
+            abandon: CancellationToken::new(),
+            progress,
+            closing,
+            log,
+            bench,
+        };
+        daemon.start_workers(lease, &batch_tag, clock);
+        daemon.start_server(http, &ingest, batch_tag, metrics, started);
+        daemon.start_sources(listeners, &ingest);
+        Ok(daemon)
+    }
+
+    fn start_workers(&mut self, lease: Lease, batch_tag: &str, clock: Clock) {
+        let pipeline = &self.bench.pipeline;
+        let archive =
+            archive_of(&self.log, pipeline, &self.bench.store, &self.bench.artifacts, clock.clone());
+        let derive = Derive {
+            log: self.log.reader(),
+            deriver: self.bench.deriver(),
+            store: self.bench.store.clone(),
+            lease,
+            space_key: self.bench.space_key,
+            batch_tag: batch_tag.to_owned(),
+            config_digest: pipeline.digest(),
+            progress: self.progress.clone(),
+            clock,
+        };
+        let stop = self.workers.stop_token();
+        self.workers.spawn("derive", derive.run(stop.clone(), self.abandon.clone()));
+        self.workers.spawn("archive", archive.run(self.progress.clone(), stop));
+    }
+
+    fn start_server(
+        &mut self,
+        listener: TcpListener,
+        ingest: &Ingest,
+        batch_tag: String,
+        metrics: PrometheusHandle,
+        started: Instant,
+    ) {
+        let pipeline = &self.bench.pipeline;
+        let http = pipeline.sources.iter().find(|source| matches!(source, Source::Http(_)));
+        let api = Api::new(Parts {
+            pipeline: pipeline.name.clone(),
+            batch_tag,
+            ingest: http.map(|source| (source.name().to_owned(), ingest.clone())),
+            log: self.log.reader(),
+            searcher: self.bench.searcher(),
+            progress: self.progress.clone(),
+            metrics,
+            cpu: self.bench.cpu.clone(),
+            closing: self.closing.clone(),
+            started,
+        });
+        let stop = self.server.stop_token();
+        self.server.spawn("http", api.serve(listener, stop));
+    }
+
+    fn start_sources(&mut self, listeners: Vec<(String, usize, Listener)>, ingest: &Ingest) {
+        for (name, max_connections, listener) in listeners {
+            let task = listener.run(name.clone(), max_connections, ingest.clone());
+            self.sources.spawn(name, task);
+        }
+        for source in &self.bench.pipeline.sources {
+            match source {
+                Source::File(source) => {
+                    let files = Files {
+                        source: source.name.clone(),
+                        path: source.path.clone(),
+                        content: content_of(source.format),
+                        watch: source.watch,
+                    };
+                    self.finite += usize::from(!source.watch);
+                    let task = files.run(self.bench.store.clone(), ingest.clone());
+                    self.sources.spawn(source.name.clone(), task);
+                }
+                Source::Stdin(source) => {
+                    self.finite += 1;
+                    let content = content_of(source.format).unwrap_or(Content::JsonLines);
+                    let task = file::stdin(source.name.clone(), content, ingest.clone());
+                    self.sources.spawn(source.name.clone(), task);
+                }
+                Source::Tcp(_) | Source::Unix(_) | Source::Http(_) => {}
+            }
+        }
+    }
+
+    async fn run(mut self, options: Options, stop: CancellationToken) -> Result<Ended> {
+        let failed = self.work(&options, &stop).await;
+        let ended = self.stop().await?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(ended),
+        }
+    }
+
+    /// Works until told to stop. An error is one that the daemon cannot work
+    /// on with.
+    async fn work(&mut self, options: &Options, stop: &CancellationToken) -> Option<anyhow::Error> {
+        let once = options.once;
+        loop {
+            if once && self.finite == 0 {
+                self.settled(stop).await;
+                return None;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                Some(ended) = self.sources.next() => {
+                    self.finite = self.finite.saturating_sub(1);
+                    match ended.result {
+                        Ok(()) => tracing::info!(source = ended.name, "source ended"),
+                        Err(error) => return Some(error.context(format!("source `{}` failed", ended.name))),
+                    }
+                }
+                Some(ended) = self.workers.next() => return Some(unexpected(ended)),
+                Some(ended) = self.server.next() => return Some(unexpected(ended)),
+            }
+        }
+    }
+
+    /// Waits until everything in the log is derived.
+    async fn settled(&self, stop: &CancellationToken) {
+        let reader = self.log.reader();
+        while self.progress.next_offset() < reader.end_offset() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+        }
+    }
+
+    async fn stop(self) -> Result<Ended> {
+        let deadline = Instant::now() + self.bench.pipeline.shutdown.deadline.0;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        tracing::info!(deadline_s = left().as_secs_f64(), "stopping");
+        self.closing.cancel();
+        let mut unfinished = Vec::new();
+        note("source", self.sources.drain(left()).await, &mut unfinished);
+        note("server", self.server.drain(left()).await, &mut unfinished);
+        let reader = self.log.reader();
+        let log = self.log;
+        // Ends once the queue is written and synced: whoever could add to it
+        // has ended.
+        let writing = tokio::task::spawn_blocking(move || log.shut_down());
+        if tokio::time::timeout(left().max(Duration::from_secs(1)), writing).await.is_err() {
+            unfinished.push("log writer".to_owned());
+        }
+        let abandon = self.abandon.clone();
+        let giving_up = tokio::spawn({
+            let left = left();
+            async move {
+                tokio::time::sleep(left).await;
+                abandon.cancel();
+            }
+        });
+        note("worker", self.workers.drain(left() + Duration::from_secs(2)).await, &mut unfinished);
+        giving_up.abort();
+        let rest = reader.end_offset().saturating_sub(self.progress.next_offset());
+        if rest > 0 {
+            unfinished.push(format!("{rest} records in the log are not derived yet"));
+        }
+        self.bench.store.close().await;
+        Ok(if unfinished.is_empty() { Ended::Drained } else { Ended::Unfinished(unfinished) })
+    }
+}
+
+fn unexpected(ended: crate::dataflow::Outcome) -> anyhow::Error {
+    match ended.result {
+        Ok(()) => anyhow!("`{}` ended by itself", ended.name),
+        Err(error) => error.context(format!("`{}` failed", ended.name)),
+    }
+}
+
+fn note(kind: &str, drained: Drained, unfinished: &mut Vec<String>) {
+    for outcome in drained.failed {
+        if let Err(error) = outcome.result {
+            tracing::error!(error = format!("{error:#}"), kind, name = outcome.name, "failed while stopping");
+            unfinished.push(format!("{kind} {}: {error:#}", outcome.name));
+        }
+    }
+    unfinished.extend(drained.survivors.into_iter().map(|name| format!("{kind} {name} did not end in time")));
+}
+
+async fn bind_all(pipeline: &Pipeline) -> Result<Vec<(String, usize, Listener)>> {
+    let mut bound = Vec::new();
+    for source in &pipeline.sources {
+        let (max, listener) = match source {
+            Source::Tcp(tcp) => (tcp.max_connections, Listener::tcp(&tcp.listen.to_string()).await),
+            Source::Unix(unix) => (unix.max_connections, Listener::unix(&unix.path).await),
+            Source::File(_) | Source::Stdin(_) | Source::Http(_) => continue,
+        };
+        let listener = listener.with_context(|| format!("source `{}` cannot listen", source.name()))?;
+        bound.push((source.name().to_owned(), max, listener));
+    }
+    Ok(bound)
+}
+
+fn content_of(format: Format) -> Option<Content> {
+    match format {
+        Format::Auto => None,
+        Format::Frames => Some(Content::Frames),
+        Format::Jsonl => Some(Content::JsonLines),
+    }
+}
+
+/// Name of the batch that a start at `now_ms` writes.
+pub fn batch_tag(pipeline: &Pipeline, now_ms: i64) -> String {
+    pipeline.batch_tag.clone().unwrap_or_else(|| {
+        let day = jiff::Timestamp::from_millisecond(now_ms).unwrap_or_default();
+        format!("{}-{}", pipeline.name, day.strftime("%F"))
+    })
+}
+
+/// What the vectors were made with is an artifact of its own, so that they
+/// can be traced after the model is gone.
+async fn keep_model_description(bench: &Workbench) -> Result<()> {
+    let space = bench.embedder.space();
+    let description = serde_json::to_vec_pretty(space)?;
+    let what = Description {
+        kind: "model",
+        name: space.to_string(),
+        extension: "json",
+        meta: serde_json::json!({"space": space.id()}),
+        now_ms: clock::system_ms(),
+    };
+    bench.artifacts.put_bytes(description, what).await?;
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! `thalweg bench`.
+
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+
+use super::output;
+use crate::{
+    bench::{
+        self, Case, Options, Report,
+        machine::Machine,
+        quality::{self, Part},
+    },
+    clock,
+};
+
+/// Measure the engine on this machine.
+///
+/// Each benchmark makes or finds its own data and prints a table; what it has
+/// to say meanwhile goes to standard error. Figures mean something only of a
+/// release build on an idle machine.
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    name: Name,
+    /// Write the report as JSON to this file, too
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How often everything is measured
+    #[arg(long, global = true, value_name = "N", default_value = "5")]
+    runs: NonZeroUsize,
+    /// Folder of the fixtures
+    #[arg(long, global = true, value_name = "DIR", default_value = "fixtures")]
+    fixtures: PathBuf,
+    /// Folder on the disk that is to be measured [default: the system's temporary folder]
+    #[arg(long, global = true, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Name {
+    /// What each stage can do alone, on real records
+    Stages,
+    /// How well it finds things, on labelled data
+    Quality {
+        /// Folder of data that may be used but not handed on
+        #[arg(long, value_name = "DIR", default_value = "../shared/data")]
+        data: PathBuf,
+        /// The Python with sentence-transformers, to compare vectors with
+        #[arg(long, value_name = "PYTHON", default_value = "python3")]
+        reference: PathBuf,
+        /// Measure other settings beside the defaults
+        #[arg(long)]
+        sweep: bool,
+        /// Measure only this part; may be given again
+        #[arg(long, value_name = "PART")]
+        only: Vec<Part>,
+    },
+    /// Durable appends, beside a bare loop of write and sync
+    Log,
+    /// Sealing and reading segments, beside the zstd program
+    Segment,
+    /// The local model, beside a bare matrix product
+    Embed,
+    /// The whole path through a daemon: acknowledged, indexed, searchable
+    Pipeline {
+        /// Records to send in each run [default: all there are, or 1000 with the local model]
+        #[arg(long, value_name = "N")]
+        records: Option<usize>,
+    },
+}
+
+impl Name {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Stages => "stages",
+            Self::Quality { .. } => "quality",
+            Self::Log => "log",
+            Self::Segment => "segment",
+            Self::Embed => "embed",
+            Self::Pipeline { .. } => "pipeline",
+        }
+    }
+
+    fn run(&self, options: &Options) -> Result<Vec<Case>> {
+        match self {
+            Self::Stages => bench::stages(options),
+            Self::Quality { data, reference, sweep, only } => {
+                let settings = quality::Settings {
+                    data: data.clone(),
+                    python: reference.clone(),
+                    sweep: *sweep,
+                    only: only.clone(),
+                };
+                bench::quality(options, &settings)
+            }
+            Self::Log => bench::log(options),
+            Self::Segment => bench::segment(options),
+            Self::Embed => bench::embed(options),
+            Self::Pipeline { records } => bench::pipeline(options, *records),
+        }
+    }
+}
+
+impl Bench {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let scratch = self.scratch.unwrap_or_else(std::env::temp_dir);
+        let options = Options { runs: self.runs.get(), fixtures: self.fixtures, scratch };
+        let machine = Machine::look(&options.scratch);
+        for warning in machine.warnings() {
+            bench::progress(format_args!("warning: {warning}"));
+        }
+        let at = jiff::Timestamp::from_millisecond(clock::system_ms())?.to_string();
+        let results = self.name.run(&options)?;
+        let report = Report { bench: self.name.as_str().to_owned(), at, machine, results };
+        if let Some(path) = &self.json {
+            let json = serde_json::to_string_pretty(&report)? + "\n";
+            std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        output::line(&report.machine.summary())?;
+        output::line(output::table(&report.rows()).trim_end())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,239 @@
+//! `thalweg dead-letters`.
+
+mod redrive;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    Output, PipelineFile, offline,
+    output::{facts, table, time},
+    send::Field,
+};
+use crate::{
+    artifact::hex,
+    record::RecordRef,
+    source::client::Target,
+    store::{DeadLetter, DeadLetterState, Store},
+};
+
+/// List frames and records that could not be taken, and send them again.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  thalweg dead-letters list --code unknown_tier
+  thalweg dead-letters show 17
+  thalweg dead-letters redrive 17 --set tier=event
+  thalweg dead-letters redrive --all-open --to unix:///run/thalweg.sock")]
+pub struct DeadLetters {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    pipeline: PipelineFile,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List those that wait
+    List {
+        /// Those that were sent again too
+        #[arg(long)]
+        all: bool,
+        /// Only those with this code
+        #[arg(long)]
+        code: Option<String>,
+    },
+    /// Show one with its bytes
+    Show {
+        /// Its number
+        id: i64,
+    },
+    /// Send again to the running pipeline, and mark what it takes
+    Redrive {
+        /// Their numbers
+        #[arg(value_name = "ID", required_unless_present = "all_open")]
+        ids: Vec<i64>,
+        /// All that wait
+        #[arg(long, conflicts_with = "ids")]
+        all_open: bool,
+        /// Where to: tcp://HOST:PORT or unix:///PATH
+        #[arg(long, value_name = "ADDRESS", env = "THALWEG_TO", default_value = "tcp://127.0.0.1:7410")]
+        to: Target,
+        /// Mend a field of every record on the way
+        #[arg(long = "set", value_name = "FIELD=VALUE")]
+        set: Vec<Field>,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    id: i64,
+    state: &'static str,
+    at_ms: i64,
+    redriven_ms: Option<i64>,
+    pipeline: String,
+    source: String,
+    peer: Option<String>,
+    /// Where it is in the log, if it got there.
+    stream: Option<String>,
+    offset: Option<u64>,
+    /// Where it was in the connection or file.
+    frame: Option<u64>,
+    byte: Option<u64>,
+    code: String,
+    message: String,
+    payload_bytes: usize,
+    /// The payload as text, or in hex where it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<Value>,
+}
+
+impl Row {
+    fn new(letter: DeadLetter, whole: bool) -> Self {
+        let DeadLetter { id, letter, state, redriven_ms } = letter;
+        let payload = letter.payload.unwrap_or_default();
+        let record = RecordRef::parse(&payload).ok().map(|record| {
+            serde_json::json!({"tenant": record.tenant, "text": record.text, "attrs": record.attrs()})
+        });
+        let shown = match std::str::from_utf8(&payload) {
+            Ok(text) if !text.contains(|c: char| c.is_control() && !c.is_whitespace()) => text.to_owned(),
+            _ => hex(&payload),
+        };
+        Self {
+            id,
+            state: state.as_str(),
+            at_ms: letter.at_ms,
+            redriven_ms,
+            pipeline: letter.pipeline,
+            source: letter.source,
+            peer: letter.peer,
+            stream: letter.stream,
+            offset: letter.offset,
+            frame: letter.frame_index,
+            byte: letter.byte_offset,
+            code: letter.code,
+            message: letter.message,
+            payload_bytes: payload.len(),
+            payload: (whole && !payload.is_empty()).then_some(shown),
+            record: record.filter(|_| whole),
+        }
+    }
+
+    /// Where it failed.
+    fn place(&self) -> String {
+        let number = |n: Option<u64>| n.map_or_else(|| "?".to_owned(), |n| n.to_string());
+        match (&self.stream, &self.peer) {
+            (Some(stream), _) => format!("{stream}@{}", number(self.offset)),
+            (None, Some(peer)) => format!("{} {peer} frame {}", self.source, number(self.frame)),
+            (None, None) => format!("{} frame {}", self.source, number(self.frame)),
+        }
+    }
+}
+
+impl DeadLetters {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let pipeline = self.pipeline.load()?;
+        super::block_on(async {
+            let store = offline::store(&pipeline).await?;
+            let code = match self.what {
+                What::List { all, code } => {
+                    let mut letters = every(&store, (!all).then_some(DeadLetterState::Open)).await?;
+                    letters.retain(|letter| code.as_ref().is_none_or(|code| *code == letter.letter.code));
+                    let rows: Vec<Row> = letters.into_iter().map(|letter| Row::new(letter, false)).collect();
+                    self.output.print(&rows, |rows| list_text(rows))?;
+                    ExitCode::SUCCESS
+                }
+                What::Show { id } => {
+                    self.output.print(&Row::new(one(&store, id).await?, true), show_text)?;
+                    ExitCode::SUCCESS
+                }
+                What::Redrive { ids, all_open, to, set } => {
+                    let mut letters = Vec::new();
+                    if all_open {
+                        letters = every(&store, Some(DeadLetterState::Open)).await?;
+                    }
+                    for id in ids {
+                        letters.push(one(&store, id).await?);
+                    }
+                    redrive::redrive(&store, letters, to, &set, self.output).await?
+                }
+            };
+            store.close().await;
+            Ok(code)
+        })
+    }
+}
+
+async fn one(store: &Store, id: i64) -> Result<DeadLetter> {
+    store.dead_letter(id).await?.with_context(|| format!("there is no dead letter {id}"))
+}
+
+/// Rows read at once, payloads and all.
+const PAGE: u32 = 256;
+/// More would neither be read nor fit into memory for sure.
+const MOST: usize = 100_000;
+
+async fn every(store: &Store, state: Option<DeadLetterState>) -> Result<Vec<DeadLetter>> {
+    let mut letters: Vec<DeadLetter> = Vec::new();
+    loop {
+        let after = letters.last().map_or(0, |letter| letter.id);
+        let page = store.dead_letters(state, after, PAGE).await?;
+        let last = page.len() < PAGE as usize;
+        letters.extend(page);
+        if last {
+            return Ok(letters);
+        }
+        if letters.len() > MOST {
+            bail!(
+                "there are over {MOST} dead letters; mend the producer first, and send some by their number"
+            );
+        }
+    }
+}
+
+fn list_text(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "none\n".into();
+    }
+    let mut cells =
+        vec![["id", "time", "code", "state", "where", "bytes", "what"].map(str::to_owned).to_vec()];
+    cells.extend(rows.iter().map(|row| {
+        vec![
+            row.id.to_string(),
+            time(row.at_ms),
+            row.code.clone(),
+            row.state.to_owned(),
+            row.place(),
+            row.payload_bytes.to_string(),
+            row.message.clone(),
+        ]
+    }));
+    table(&cells)
+}
+
+fn show_text(row: &Row) -> String {
+    let mut lines = vec![
+        ("id", row.id.to_string()),
+        ("state", row.state.to_owned()),
+        ("time", time(row.at_ms)),
+        ("where", row.place()),
+        ("code", row.code.clone()),
+        ("what", row.message.clone()),
+        ("bytes", row.payload_bytes.to_string()),
+    ];
+    if let Some(at) = row.redriven_ms {
+        lines.push(("sent again", time(at)));
+    }
+    if let Some(record) = &row.record {
+        lines.push(("record", record.to_string()));
+    }
+    let payload = row.payload.as_ref().map_or_else(String::new, |payload| format!("\n{payload}\n"));
+    facts(&lines) + &payload
+}

@@ -1,0 +1,132 @@
+//! The command line: one file per command.
+//!
+//! Exit codes: 0 done; 1 failed; 2 the arguments or the pipeline file are
+//! wrong; 3 stopped with work left for the next start (`run`), or something
+//! was found that is not as it should be (`verify`, `doctor`, `replay`).
+
+mod artifacts;
+mod bench;
+mod check;
+mod daemon;
+mod dead_letters;
+mod doctor;
+mod meter;
+mod models;
+mod offline;
+mod output;
+mod replay;
+mod run;
+mod search;
+mod segments;
+mod send;
+mod status;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+pub use output::Output;
+
+use crate::config::{self, ConfigErrors, Pipeline};
+
+/// One engine for the memory of agents and search: live streams in, a
+/// crash-safe log, an index that is current to the second, segments that can
+/// be replayed and proved.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    // What each is, and examples, stand with its arguments.
+    Run(run::Run),
+    Check(check::Check),
+    Send(send::Send),
+    Status(status::Status),
+    Search(search::Search),
+    Replay(replay::Replay),
+    Segments(segments::Segments),
+    Artifacts(artifacts::Artifacts),
+    DeadLetters(dead_letters::DeadLetters),
+    Models(models::Models),
+    /// Measure the engine on this machine
+    Bench(bench::Bench),
+    Doctor(doctor::Doctor),
+}
+
+/// Which pipeline a command is about.
+#[derive(Clone, Debug, Args)]
+pub struct PipelineFile {
+    /// The pipeline file
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "THALWEG_PIPELINE",
+        default_value = "pipelines/quickstart.toml",
+        global = true
+    )]
+    pipeline: PathBuf,
+}
+
+impl PipelineFile {
+    fn load(&self) -> Result<Pipeline, ConfigErrors> {
+        load(&self.pipeline)
+    }
+}
+
+/// Loads a pipeline file with this process's environment.
+fn load(path: &Path) -> Result<Pipeline, ConfigErrors> {
+    config::load(path, &|name| std::env::var(name).ok())
+}
+
+/// Everything is as it should be, or not.
+const FOUND_WRONG: u8 = 3;
+
+/// Runs a command and says how the process should exit.
+pub fn run(cli: Cli) -> ExitCode {
+    let done = match cli.command {
+        Command::Run(command) => command.run(),
+        Command::Check(command) => command.run(),
+        Command::Send(command) => command.run(),
+        Command::Status(command) => command.run(),
+        Command::Search(command) => command.run(),
+        Command::Replay(command) => command.run(),
+        Command::Segments(command) => command.run(),
+        Command::Artifacts(command) => command.run(),
+        Command::DeadLetters(command) => command.run(),
+        Command::Models(command) => command.run(),
+        Command::Bench(command) => command.run(),
+        Command::Doctor(command) => command.run(),
+    };
+    done.unwrap_or_else(|error| {
+        output::error(&error);
+        match error.downcast_ref::<ConfigErrors>() {
+            Some(_) => ExitCode::from(2),
+            None => ExitCode::FAILURE,
+        }
+    })
+}
+
+/// Runs `future` on a runtime of its own.
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_of_all_commands_fit_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,46 @@
+//! A pipeline's data without its daemon, or beside it.
+
+use anyhow::{Result, bail};
+
+use crate::{
+    config::Pipeline,
+    daemon::{log_root, open_store},
+    log::{Directory, LogReader, Recovery},
+    store::Store,
+};
+
+/// The store of `pipeline`, if it was ever made. Nothing is created.
+pub async fn find_store(pipeline: &Pipeline) -> Result<Option<Store>> {
+    let path = pipeline.in_data_dir(pipeline.store.path.as_ref());
+    if !path.exists() {
+        return Ok(None);
+    }
+    open_store(pipeline).await.map(Some)
+}
+
+/// The store of `pipeline`, which must be there.
+pub async fn store(pipeline: &Pipeline) -> Result<Store> {
+    match find_store(pipeline).await? {
+        Some(store) => Ok(store),
+        None => bail!(
+            "there is no store at {}: pipeline `{}` never ran with this data_dir ({})",
+            pipeline.in_data_dir(pipeline.store.path.as_ref()).display(),
+            pipeline.name,
+            pipeline.data_dir.display()
+        ),
+    }
+}
+
+/// Folder of the stream of `pipeline`.
+pub fn log_folder(pipeline: &Pipeline) -> Directory {
+    Directory::of_stream(&log_root(pipeline), &pipeline.stream)
+}
+
+/// The log of `pipeline` as it stands on disk.
+pub fn log(pipeline: &Pipeline) -> Result<(LogReader, Recovery)> {
+    let folder = log_folder(pipeline);
+    if !folder.path().is_dir() {
+        bail!("there is no log at {}: pipeline `{}` never ran there", folder.path().display(), pipeline.name);
+    }
+    Ok(LogReader::open(&log_root(pipeline), &pipeline.stream)?)
+}

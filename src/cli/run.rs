@@ -1,0 +1,110 @@
+//! `thalweg run`.
+
+use std::{
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use super::load;
+use crate::{
+    daemon::{self, Addresses, Ended, Options},
+    metrics,
+};
+
+/// Run a pipeline: take frames, log, derive, answer searches.
+///
+/// SIGTERM and SIGINT stop it: sources answer what they took, the log is
+/// synced, and what is in it is derived until `shutdown.deadline`. A second
+/// signal stops it at once; nothing acknowledged is lost either way.
+///
+/// Exit codes: 0 stopped and everything derived; 1 failed; 2 the pipeline
+/// file is wrong; 3 stopped with work left, which goes on at the next start.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The pipeline file
+    #[arg(value_name = "FILE", env = "THALWEG_PIPELINE", default_value = "pipelines/quickstart.toml")]
+    pipeline: PathBuf,
+    /// Stop once all files and standard input are read and derived
+    #[arg(long)]
+    once: bool,
+    /// What to log: a level, or `target=level` pairs
+    #[arg(long, value_name = "FILTER", env = "THALWEG_LOG", default_value = "info")]
+    log: String,
+}
+
+impl Run {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let pipeline = load(&self.pipeline)?;
+        tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .with_writer(std::io::stderr)
+            .with_env_filter(EnvFilter::try_new(&self.log).context("--log")?)
+            .init();
+        let metrics = metrics::install()?;
+        let options = Options { once: self.once };
+        let ended = super::block_on(async move {
+            let stop = CancellationToken::new();
+            let watching = tokio::spawn(watch_signals(stop.clone()));
+            let ended = daemon::run(pipeline, options, metrics, stop, announce).await;
+            watching.abort();
+            ended
+        })?;
+        Ok(match ended {
+            Ended::Drained => {
+                tracing::info!("stopped; everything taken is derived");
+                ExitCode::SUCCESS
+            }
+            Ended::Unfinished(what) => {
+                tracing::warn!(?what, "stopped at the deadline; the rest goes on at the next start");
+                ExitCode::from(super::FOUND_WRONG)
+            }
+        })
+    }
+}
+
+/// Tells people, and programs that wait for this line, where the daemon is.
+fn announce(addresses: &Addresses) {
+    tracing::info!(http = addresses.http, sources = ?addresses.sources, "ready");
+    let mut out = std::io::stdout().lock();
+    let text = if out.is_terminal() {
+        let mut text = format!("ready  http://{}\n", addresses.http);
+        for (name, address) in &addresses.sources {
+            text += &format!("       {name} on {address}\n");
+        }
+        text
+    } else {
+        let sources: serde_json::Map<_, _> =
+            addresses.sources.iter().map(|(name, at)| (name.clone(), at.clone().into())).collect();
+        serde_json::json!({"ready": true, "http": addresses.http, "sources": sources}).to_string() + "\n"
+    };
+    // Nobody may be reading; the daemon works all the same.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Cancels `stop` at the first SIGTERM or SIGINT, and ends the process at the
+/// second.
+async fn watch_signals(stop: CancellationToken) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    for _ in 0..2 {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if stop.is_cancelled() {
+            tracing::warn!("stopped at once by a second signal");
+            std::process::exit(i32::from(super::FOUND_WRONG));
+        }
+        stop.cancel();
+    }
+    Ok(())
+}

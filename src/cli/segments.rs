@@ -1,0 +1,91 @@
+//! `thalweg segments`.
+
+mod cat;
+mod inspect;
+mod list;
+mod seal;
+mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+
+use super::{Output, PipelineFile};
+use crate::log::{LogReader, Segment};
+
+/// List, inspect, print, verify or seal segments of the log.
+///
+/// All but `seal` only read, and work beside a running daemon.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  thalweg segments list
+  thalweg segments inspect 0 --json
+  thalweg segments cat 0 --jsonl | jq .text
+  thalweg segments verify
+  thalweg segments seal -p pipelines/quickstart.toml")]
+pub struct Segments {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    pipeline: PipelineFile,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List the segments of the stream
+    List,
+    /// Show what a segment holds, block by block
+    Inspect {
+        /// An offset in the segment, such as its first
+        #[arg(value_name = "BASE")]
+        base: u64,
+    },
+    /// Write the frames of a segment to standard output, as they were sent
+    Cat {
+        /// An offset in the segment, such as its first
+        #[arg(value_name = "BASE")]
+        base: u64,
+        /// Write records as JSON Lines instead
+        #[arg(long)]
+        jsonl: bool,
+    },
+    /// Compare every byte with what was written; exit code 3 if something is
+    /// damaged
+    Verify {
+        /// First offsets of segments, or sealed files; everything if left out
+        #[arg(value_name = "BASE|FILE")]
+        targets: Vec<String>,
+    },
+    /// Close the active segment and archive everything that is closed; the
+    /// daemon must not run
+    Seal,
+}
+
+impl Segments {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let pipeline = self.pipeline.load()?;
+        match self.what {
+            What::List => super::block_on(list::list(&pipeline, self.output)),
+            What::Inspect { base } => inspect::inspect(&pipeline, base, self.output),
+            What::Cat { base, jsonl } => cat::cat(&pipeline, base, jsonl),
+            What::Verify { targets } => super::block_on(verify::verify(&pipeline, &targets, self.output)),
+            What::Seal => super::block_on(seal::seal(pipeline, self.output)),
+        }
+    }
+}
+
+/// The segment that holds `offset`, and its first offset.
+fn segment_at(log: &LogReader, offset: u64) -> Result<(u64, Segment)> {
+    match log.segments().range(..=offset).next_back() {
+        Some((base, segment)) if offset < log.end_offset() || *base == offset => Ok((*base, segment.clone())),
+        _ => bail!("no segment holds offset {offset}; `thalweg segments list` shows them"),
+    }
+}
+
+/// What a segment that is not sealed is called.
+fn raw_state(log: &LogReader, base: u64) -> &'static str {
+    if log.durable().borrow().active_base == base { "active" } else { "closed" }
+}

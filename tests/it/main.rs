@@ -1,0 +1,23 @@
+//! What Thalweg promises, tested from outside.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "a test that meets the unexpected should fail where it stands"
+)]
+
+mod cli;
+mod crash;
+mod daemon;
+mod disk_full;
+mod health;
+mod ledger;
+mod log;
+mod producer;
+mod protocol;
+mod segments;
+mod sources;
+mod stop;
+mod tenants;

@@ -1,7 +1,13 @@
 //! Killed at random moments under load, the daemon loses nothing that it
 //! acknowledged and stores nothing twice.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -25,13 +31,19 @@ async fn ten_crashes_under_load_lose_no_acked_record_and_store_none_twice() {
     let mut random = StdRng::seed_from_u64(seed);
     let site = Site::new(&format!("{TCP}{SMALL}"));
     let mut ledgers: Vec<Ledger> = (0..PRODUCERS).map(Ledger::new).collect();
+    let sent = Arc::new(AtomicU64::new(0));
+    ledgers.iter_mut().for_each(|ledger| ledger.sent = sent.clone());
     let mut broken = 0;
     for _ in 0..CRASHES {
         let daemon = site.start();
         let address = daemon.tcp().to_owned();
-        let alive = Duration::from_millis(random.random_range(5..500));
+        // By what was sent and not by the clock, or a fast machine would be
+        // done before it is killed.
+        let fatal = sent.load(Ordering::Relaxed) + random.random_range(1..PRODUCERS as u64 * EACH * 9 / 10);
         let killing = async {
-            tokio::time::sleep(alive).await;
+            while sent.load(Ordering::Relaxed) < fatal {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             daemon.kill();
         };
         tokio::join!(killing, produce_all(&mut ledgers, &address, EACH));

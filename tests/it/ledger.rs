@@ -4,6 +4,10 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,6 +32,8 @@ pub struct Ledger {
     pub unanswered: BTreeSet<u64>,
     /// Acknowledged, with the offset.
     pub acked: BTreeMap<u64, u64>,
+    /// Frames written so far, again ones included; may be shared.
+    pub sent: Arc<AtomicU64>,
 }
 
 /// How a connection ended.
@@ -41,7 +47,8 @@ pub struct Ended {
 impl Ledger {
     /// Of producer number `who`.
     pub fn new(who: usize) -> Self {
-        Self { who, next: 0, unanswered: BTreeSet::new(), acked: BTreeMap::new() }
+        let sent = Arc::new(AtomicU64::new(0));
+        Self { who, next: 0, unanswered: BTreeSet::new(), acked: BTreeMap::new(), sent }
     }
 
     /// The id of record `n`: nobody else's.
@@ -65,7 +72,7 @@ impl Ledger {
         let (in_flight, over) = (RefCell::new(VecDeque::new()), Cell::new(false));
         let mut sent_to = self.next;
         let mut ended = Ended { error: None, closing: false };
-        let sending = send(sender, queue, &frames, &in_flight, &over, &mut sent_to);
+        let sending = send(sender, queue, &frames, (&in_flight, &over), &mut sent_to, &self.sent);
         let receiving = receive(&mut replies, &in_flight, &over, &mut self.acked, &mut ended);
         tokio::join!(sending, receiving);
         self.unanswered.extend(self.next..sent_to);
@@ -80,9 +87,9 @@ async fn send(
     mut sender: Sender,
     mut queue: VecDeque<u64>,
     frames: &HashMap<u64, Vec<u8>>,
-    in_flight: &RefCell<VecDeque<u64>>,
-    over: &Cell<bool>,
+    (in_flight, over): (&RefCell<VecDeque<u64>>, &Cell<bool>),
     sent_to: &mut u64,
+    sent: &AtomicU64,
 ) {
     while let Some(n) = queue.pop_front() {
         while in_flight.borrow().len() >= WINDOW && !over.get() {
@@ -97,6 +104,7 @@ async fn send(
         if sender.write_all(&frames[&n]).await.is_err() {
             return;
         }
+        sent.fetch_add(1, Ordering::Relaxed);
     }
     let _ = sender.shutdown().await;
 }

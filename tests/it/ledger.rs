@@ -68,10 +68,11 @@ impl Ledger {
         let mut queue: VecDeque<u64> = self.unanswered.iter().copied().collect();
         queue.extend(self.next..self.next + more);
         let frames: HashMap<u64, Vec<u8>> = queue.iter().map(|n| (*n, frame(&self.record(*n)))).collect();
-        let Producer { sender, mut replies } = Producer::tcp(address).await;
+        let mut ended = Ended { error: None, closing: false };
+        // The daemon may have been killed before it accepted us.
+        let Ok(Producer { sender, mut replies }) = Producer::try_tcp(address).await else { return ended };
         let (in_flight, over) = (RefCell::new(VecDeque::new()), Cell::new(false));
         let mut sent_to = self.next;
-        let mut ended = Ended { error: None, closing: false };
         let sending = send(sender, queue, &frames, (&in_flight, &over), &mut sent_to, &self.sent);
         let receiving = receive(&mut replies, &in_flight, &over, &mut self.acked, &mut ended);
         tokio::join!(sending, receiving);

@@ -62,10 +62,15 @@ pub struct Producer {
 impl Producer {
     /// Over TCP.
     pub async fn tcp(address: &str) -> Self {
-        let socket = TcpStream::connect(address).await.unwrap();
-        socket.set_nodelay(true).unwrap();
+        Self::try_tcp(address).await.unwrap()
+    }
+
+    /// Over TCP, to a server that may be gone.
+    pub async fn try_tcp(address: &str) -> std::io::Result<Self> {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
         let (read, write) = socket.into_split();
-        Self { sender: Box::new(write), replies: Replies(Box::new(read)) }
+        Ok(Self { sender: Box::new(write), replies: Replies(Box::new(read)) })
     }
 
     /// Over a Unix socket.

@@ -143,7 +143,8 @@ async fn a_frame_that_the_server_has_no_room_for_begins_the_next_connection() {
     };
     let (sent, ()) = tokio::join!(client.send(input(2), &tally), served);
     sent.unwrap();
-    assert_eq!((tally.look().acknowledged, tally.look().refused_total()), (2, 0));
+    let report = tally.look();
+    assert_eq!((report.acknowledged, report.refused_total()), (2, 0));
 }
 
 #[tokio::test]

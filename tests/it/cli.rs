@@ -290,7 +290,10 @@ fn a_sender_outlives_a_restart_of_the_daemon() {
     let sender = std::thread::spawn(move || {
         json_of(0, &["send", "--to", &to, "--rate", "300/s", "--retries", "40", &name])
     });
-    block_on(daemon.derived(100));
+    // In the middle of the two seconds that the sending takes.
+    while block_on(daemon.status())["end_offset"].as_u64().unwrap() < 100 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     daemon.stop();
     let daemon = site.start();
     let report = sender.join().unwrap();

@@ -41,7 +41,7 @@ pub(super) fn stages(options: &Options, on: &str, corpus: &Corpus) -> Result<Vec
     let plain = batches.iter().map(|batch| batch.bytes.len()).sum();
     let dir = options.scratch_dir()?;
     let path = dir.path().join("segment.seg.zst");
-    cases.push(throughput(options, format!("seal to a synced file (all cores), {on}"), plain, || {
+    cases.push(throughput(options, format!("seal to a synced file, {on}"), plain, || {
         let batches = batches.iter().cloned().map(Ok::<_, Infallible>);
         Ok(seal(batches, header(), &settings, time_of, &path)?)
     })?);

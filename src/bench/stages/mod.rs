@@ -1,6 +1,8 @@
-//! What each stage can do alone, on one thread unless its case says
-//! otherwise: on chat messages, whose cost is per record, and on documents,
-//! whose cost is per byte.
+//! What each stage can do alone: on chat messages, whose cost is per record,
+//! and on documents, whose cost is per byte.
+//!
+//! What only computes is counted per second of processor time: that is what
+//! one core does, however many there are and whoever else uses them.
 
 mod bytes;
 mod rows;
@@ -12,7 +14,7 @@ use anyhow::Result;
 
 pub(super) use bytes::{header, time_of};
 
-use super::{Better, Case, Options, data::Corpus, progress, sample::repeated, sample_of, timed};
+use super::{Better, Case, Options, data::Corpus, progress, sample_of, timed, usage::cpu_seconds};
 use crate::embed::{self, Embedder, ModelError, OpenError};
 
 /// Measures every stage.
@@ -54,7 +56,8 @@ const LEAST_SECONDS: f64 = 0.2;
 /// Bytes of a megabyte.
 const MB: f64 = 1e6;
 
-/// How fast `work` gets through `bytes` bytes, in MB/s.
+/// How many megabytes `work`, which gets through `bytes` bytes, does in a
+/// second of processor time.
 #[expect(clippy::cast_precision_loss, reason = "megabytes")]
 fn throughput<T>(
     options: &Options,
@@ -62,10 +65,10 @@ fn throughput<T>(
     bytes: usize,
     work: impl FnMut() -> Result<T>,
 ) -> Result<Case> {
-    rate(options, case, "MB/s", bytes as f64 / MB, work)
+    rate(options, case, "MB/CPU s", bytes as f64 / MB, work)
 }
 
-/// How often per second `work` does `amount` of something.
+/// How often `work` does `amount` of something in a second of processor time.
 fn rate<T>(
     options: &Options,
     case: String,
@@ -75,14 +78,15 @@ fn rate<T>(
 ) -> Result<Case> {
     let (first, once) = timed(&mut work);
     first?;
-    let mut rounds = 0u32;
+    let mut rounds = 1u32;
     while f64::from(rounds) * once < LEAST_SECONDS {
         rounds += 1;
     }
-    let runs = repeated(options.runs, || {
+    let run = |_| {
         let (done, seconds) =
-            timed(|| (0..rounds).try_for_each(|_| work().map(|done| drop(black_box(done)))));
+            cpu_seconds(|| (0..rounds).try_for_each(|_| work().map(|done| drop(black_box(done)))));
         done.map(|()| amount * f64::from(rounds) / seconds)
-    })?;
+    };
+    let runs: Vec<f64> = (0..options.runs).map(run).collect::<Result<_>>()?;
     Ok(Case::new(case, unit, Better::Higher, &sample_of(&runs, |run| *run)?))
 }

@@ -19,7 +19,7 @@ use crate::{
 /// Texts that are embedded in one call, as deriving does.
 const CALL_TEXTS: usize = 256;
 /// Texts on which the local model is measured.
-const MODEL_TEXTS: usize = 512;
+const MODEL_TEXTS: usize = 128;
 /// Records of a commit: as deriving commits, and as a back-fill could.
 const COMMITS: [usize; 2] = [256, 1_000];
 /// Searches of one run.
@@ -36,7 +36,7 @@ pub(super) fn stages(
     let rows = runtime.block_on(derived(corpus, &hashing))?;
     let mut cases = vec![embedding(options, format!("embed (hashing), {on}"), &runtime, &hashing, &rows)?];
     if let Some(model) = model {
-        let case = format!("embed (local model, all cores), {on}");
+        let case = format!("embed (local model), {on}");
         let some = rows.get(..MODEL_TEXTS.min(rows.len())).unwrap_or_default();
         cases.push(embedding(options, case, &runtime, model, some)?);
     }
@@ -79,7 +79,7 @@ fn embedding(
     let texts: Vec<String> =
         rows.iter().flat_map(|row| &row.chunks).map(|chunk| chunk.text.clone()).collect();
     progress(format_args!("{case}: {} chunks", texts.len()));
-    rate(options, case, "chunks/s", texts.len() as f64, || {
+    rate(options, case, "chunks/CPU s", texts.len() as f64, || {
         for some in texts.chunks(CALL_TEXTS) {
             runtime.block_on(embedder.embed(some.to_vec()))?;
         }

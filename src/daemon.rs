@@ -294,7 +294,9 @@ impl Daemon {
             clock,
         };
         let stop = self.workers.stop_token();
-        self.workers.spawn("derive", derive.run(stop.clone(), self.abandon.clone()));
+        if pipeline.derive.enabled {
+            self.workers.spawn("derive", derive.run(stop.clone(), self.abandon.clone()));
+        }
         self.workers.spawn("archive", archive.run(self.progress.clone(), stop));
     }
 
@@ -389,7 +391,7 @@ impl Daemon {
     /// Waits until everything in the log is derived.
     async fn settled(&self, stop: &CancellationToken) {
         let reader = self.log.reader();
-        while self.progress.next_offset() < reader.end_offset() {
+        while self.bench.pipeline.derive.enabled && self.progress.next_offset() < reader.end_offset() {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
@@ -424,7 +426,7 @@ impl Daemon {
         note("worker", self.workers.drain(left() + Duration::from_secs(2)).await, &mut unfinished);
         giving_up.abort();
         let rest = reader.end_offset().saturating_sub(self.progress.next_offset());
-        if rest > 0 {
+        if rest > 0 && self.bench.pipeline.derive.enabled {
             unfinished.push(format!("{rest} records in the log are not derived yet"));
         }
         self.bench.store.close().await;

@@ -6,6 +6,7 @@
 //! that nothing can be faster than), the two run in turn ([`sample`]), so that
 //! whatever else the machine does falls on both.
 
+mod daemon;
 mod data;
 mod embed;
 mod log;
@@ -21,7 +22,7 @@ pub mod usage;
 use std::{fmt::Display, path::PathBuf, time::Instant};
 
 pub use embed::embed;
-pub use log::log;
+pub use log::{Peer, log};
 pub use pipeline::pipeline;
 pub use quality::quality;
 pub use report::{Better, Case, Report};

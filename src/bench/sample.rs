@@ -94,6 +94,27 @@ pub fn interleaved<A, B>(
     Ok((a, b))
 }
 
+/// What each of `sides` gives, in turn, `runs` times: A B C, A B C. Each runs
+/// once before without being counted.
+pub fn in_turn<T>(
+    what: &str,
+    runs: usize,
+    sides: &mut [Box<dyn FnMut() -> Result<T> + '_>],
+) -> Result<Vec<Vec<T>>> {
+    ensure!(runs > 0, "--runs must be at least 1");
+    for side in sides.iter_mut() {
+        side()?;
+    }
+    let mut all: Vec<Vec<T>> = sides.iter().map(|_| Vec::with_capacity(runs)).collect();
+    for run in 1..=runs {
+        progress(format_args!("{what}, run {run} of {runs}"));
+        for (side, given) in sides.iter_mut().zip(&mut all) {
+            given.push(side()?);
+        }
+    }
+    Ok(all)
+}
+
 /// The value at or below which the share `q` of `values` lies; sorts them.
 /// 0 if there are none.
 pub fn quantile(values: &mut [f64], q: f64) -> f64 {

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::output;
 use crate::{
     bench::{
-        self, Case, Options, Report,
+        self, Case, Options, Peer, Report,
         machine::Machine,
         quality::{self, Part},
     },
@@ -58,7 +58,11 @@ enum Name {
         only: Vec<Part>,
     },
     /// Durable appends, beside a bare loop of write and sync
-    Log,
+    Log {
+        /// Another system to send the same to, in turn
+        #[arg(long, value_name = "PEER")]
+        against: Option<Peer>,
+    },
     /// Sealing and reading segments, beside the zstd program
     Segment,
     /// The local model, beside a bare matrix product
@@ -76,7 +80,7 @@ impl Name {
         match self {
             Self::Stages => "stages",
             Self::Quality { .. } => "quality",
-            Self::Log => "log",
+            Self::Log { .. } => "log",
             Self::Segment => "segment",
             Self::Embed => "embed",
             Self::Pipeline { .. } => "pipeline",
@@ -95,7 +99,7 @@ impl Name {
                 };
                 bench::quality(options, &settings)
             }
-            Self::Log => bench::log(options),
+            Self::Log { against } => bench::log(options, *against),
             Self::Segment => bench::segment(options),
             Self::Embed => bench::embed(options),
             Self::Pipeline { records } => bench::pipeline(options, *records),

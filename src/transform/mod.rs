@@ -28,9 +28,12 @@ pub use tokens::{TokenSpans, Words};
 use crate::{record::Record, setting::SettingError};
 
 /// Everything that decides what becomes of a record.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
+    /// Whether records are derived as they arrive. If not, the pipeline only
+    /// keeps a log; what is in it is derived once this is true again.
+    pub enabled: bool,
     /// Which texts are worth indexing.
     pub quality: quality::Settings,
     /// What is done about personal data.
@@ -39,6 +42,18 @@ pub struct Settings {
     pub dedupe: dedupe::Settings,
     /// How texts are cut.
     pub chunk: chunk::Settings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            quality: quality::Settings::default(),
+            pii: pii::Settings::default(),
+            dedupe: dedupe::Settings::default(),
+            chunk: chunk::Settings::default(),
+        }
+    }
 }
 
 impl Settings {

@@ -7,7 +7,6 @@
 //! counted.
 
 mod client;
-mod daemon;
 
 use std::time::{Duration, Instant};
 
@@ -16,12 +15,12 @@ use bytes::Bytes;
 
 use super::{
     Better, Case, Options,
+    daemon::{Daemon, Folder},
     data::Corpus,
     progress,
     sample::{quantile, sample_of},
     stages::local_model,
 };
-use daemon::Daemon;
 
 /// One way to run the daemon.
 struct Setup {
@@ -85,18 +84,18 @@ pub fn pipeline(options: &Options, records: Option<usize>) -> Result<Vec<Case>> 
 }
 
 async fn run(options: &Options, setup: &Setup, payloads: &[Bytes]) -> Result<Run> {
-    let dir = options.scratch_dir()?;
-    let daemon = Daemon::start(dir.path(), setup.provider)?;
+    let settings = format!("[embed]\nprovider = {:?}", setup.provider);
+    let daemon = Daemon::start(Folder::new(&options.scratch, &settings)?)?;
     let (paced, flooded) = payloads.split_at(setup.paced.min(payloads.len()));
     let every = Duration::from_secs(1) / u32::from(setup.pace);
     let ack_ms = client::paced(daemon.address()?, paced, every).await?;
     let settled = daemon.derived(paced.len() as u64).await?.derived.searchable_ms;
-    let before = daemon.usage()?;
+    let before = daemon.process().usage()?;
     let started = Instant::now();
     let acknowledged_s = client::flood(daemon.address()?, flooded).await?;
     let status = daemon.derived(payloads.len() as u64).await?;
     let indexed_s = started.elapsed().as_secs_f64();
-    let after = daemon.usage()?;
+    let after = daemon.process().usage()?;
     ensure!(
         status.derived.dead_lettered + status.derived.lost == 0,
         "records were lost: {:?}",

@@ -4,11 +4,8 @@
 use anyhow::Result;
 use sqlx::{SqlitePool, sqlite::SqliteConnectOptions};
 
-use super::{
-    child::Folder,
-    dataset::{Dataset, Question, TOP},
-};
-use crate::store::keywords;
+use super::dataset::{Dataset, Question, TOP};
+use crate::{bench::daemon::Folder, store::keywords};
 
 /// The database that a daemon left.
 pub struct Index {

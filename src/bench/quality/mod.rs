@@ -10,7 +10,7 @@
 //! users get. [`sweep`] measures other settings on the same store, and
 //! `docs/retrieval.md` holds what they gave.
 
-mod child;
+mod asked;
 mod chunking;
 mod dataset;
 mod index;
@@ -88,7 +88,7 @@ pub fn quality(options: &Options, settings: &Settings) -> Result<Vec<Case>> {
         cases.extend(runtime.block_on(chunking_cases(options, settings))?);
     }
     if asked(Part::Locomo) {
-        cases.extend(runtime.block_on(locomo_cases(settings))?);
+        cases.extend(runtime.block_on(locomo_cases(options, settings))?);
     }
     if asked(Part::Scifact) {
         cases.extend(runtime.block_on(scifact_cases(options, settings))?);
@@ -96,10 +96,10 @@ pub fn quality(options: &Options, settings: &Settings) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-async fn measure(dataset: &Dataset, settings: &str) -> Result<Measured> {
+async fn measure(options: &Options, dataset: &Dataset, settings: &str) -> Result<Measured> {
     let (records, questions) = (dataset.records.len(), dataset.questions.len());
     progress(format_args!("{}: sending {records} records, asking {questions} questions", dataset.name));
-    let measured = retrieval::measure(dataset, settings).await?;
+    let measured = retrieval::measure(&options.scratch, dataset, settings).await?;
     let derived = &measured.status.derived;
     progress(format_args!(
         "{}: {} indexed as {} chunks, {} known already, {} rejected {:?}",
@@ -119,7 +119,7 @@ async fn measure(dataset: &Dataset, settings: &str) -> Result<Measured> {
 
 async fn scifact_cases(options: &Options, settings: &Settings) -> Result<Vec<Case>> {
     let dataset = scifact::load(&options.fixtures)?;
-    let measured = measure(&dataset, "").await?;
+    let measured = measure(options, &dataset, "").await?;
     let value = |figures: Figures| figures.ndcg;
     let mut cases = list_cases(&dataset, &measured, "nDCG@10", value, 0.0);
     cases.extend(list_cases(&dataset, &measured, "recall@10", |figures| figures.recall, 0.0));
@@ -128,7 +128,7 @@ async fn scifact_cases(options: &Options, settings: &Settings) -> Result<Vec<Cas
     if settings.sweep {
         cases.extend(sweep_cases(&dataset, &measured).await?);
         for chunks in ["max_tokens = 128\nmin_tokens = 32", "max_tokens = 64\nmin_tokens = 16"] {
-            let cut = measure(&dataset, &format!("[derive.chunk]\n{chunks}")).await?;
+            let cut = measure(options, &dataset, &format!("[derive.chunk]\n{chunks}")).await?;
             let name = chunks.replace('\n', ", ");
             cases.extend(cut.figures.iter().map(|(list, figures)| {
                 let case = format!("SciFact, {name}: {}", list.name());
@@ -139,7 +139,7 @@ async fn scifact_cases(options: &Options, settings: &Settings) -> Result<Vec<Cas
     Ok(cases)
 }
 
-async fn locomo_cases(settings: &Settings) -> Result<Vec<Case>> {
+async fn locomo_cases(options: &Options, settings: &Settings) -> Result<Vec<Case>> {
     let path = settings.data.join(locomo::FILE);
     if !path.exists() {
         progress(format_args!(
@@ -150,7 +150,7 @@ async fn locomo_cases(settings: &Settings) -> Result<Vec<Case>> {
         return Ok(Vec::new());
     }
     let dataset = locomo::load(&settings.data)?;
-    let measured = measure(&dataset, "").await?;
+    let measured = measure(options, &dataset, "").await?;
     let mut cases = list_cases(&dataset, &measured, "recall@10", |figures| figures.recall, UNION_GAIN);
     cases.extend(list_cases(&dataset, &measured, "nDCG@10", |figures| figures.ndcg, 0.0));
     cases.push(foreign_case(&dataset, &measured));

@@ -1,14 +1,17 @@
 //! Retrieval as a user gets it: a daemon with default settings, records sent
 //! over HTTP, questions asked over HTTP.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 
 use super::{
-    child::{Daemon, Folder},
+    asked,
     dataset::{Dataset, Figures, TOP},
 };
 use crate::{
     api::Status,
+    bench::daemon::{Daemon, Folder},
     pipeline::search::{SearchHit, SearchReply, SearchRequest},
     store::{Mode, fusion::Fusion},
 };
@@ -83,14 +86,14 @@ impl Measured {
 
 /// Sends all records of `dataset` to a daemon and asks it every question, by
 /// every list. `settings` is a piece of a pipeline file; empty for defaults.
-pub async fn measure(dataset: &Dataset, settings: &str) -> Result<Measured> {
-    let daemon = Daemon::start(settings).await?;
-    let status = daemon.ingest(&dataset.records).await?;
+pub async fn measure(scratch: &Path, dataset: &Dataset, settings: &str) -> Result<Measured> {
+    let daemon = Daemon::start(Folder::new(scratch, settings)?)?;
+    let status = asked::ingest(&daemon, &dataset.records).await?;
     let (mut figures, mut foreign, mut hits) = (Vec::new(), 0, 0);
     let owners = dataset.owners();
     for list in List::ALL {
         let requests = dataset.questions.iter().map(|q| list.request(&q.tenant, &q.text)).collect();
-        let replies = daemon.ask(requests).await?;
+        let replies = asked::ask(&daemon, requests).await?;
         for (reply, question) in replies.iter().zip(&dataset.questions) {
             ensure!(
                 list == List::Keywords || reply.mode != Mode::Keyword,
@@ -105,7 +108,7 @@ pub async fn measure(dataset: &Dataset, settings: &str) -> Result<Measured> {
         let rankings: Vec<Vec<String>> = replies.into_iter().map(ids).collect();
         figures.push((list, dataset.score(&rankings)));
     }
-    let folder = daemon.stop().await?;
+    let folder = daemon.stop()?;
     Ok(Measured { figures, foreign, hits, status, folder })
 }
 

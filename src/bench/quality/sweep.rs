@@ -4,11 +4,11 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    child::Folder,
     dataset::{Dataset, Figures, TOP},
     index::Index,
 };
 use crate::{
+    bench::daemon::Folder,
     daemon::Workbench,
     store::{
         Mode, Query,

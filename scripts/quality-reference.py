@@ -8,7 +8,7 @@ INPUT is a JSON object: `model` (folder), `top`, `queries`, `chunks` (of each
 record a list of texts) and `whole` (of each record its text). OUTPUT gets
 `by` (who computed it) and two lists of rankings, one for each query, of the
 numbers of the `top` nearest records: `chunks`, where a record counts as its
-nearest chunk, and `whole`, where the model reads the first 256 tokens.
+nearest chunk, and `whole`, where the model reads as far as its folder says.
 
 Needs the package sentence-transformers. Written under another name first, so
 an interrupted run leaves no half OUTPUT.
@@ -26,7 +26,10 @@ import sentence_transformers
 def main():
     given = json.loads(Path(sys.argv[1]).read_text())
     model = sentence_transformers.SentenceTransformer(given["model"], device="cpu")
-    assert model.max_seq_length == 256, "the model's folder says how much it reads"
+    # Without a list of modules beside it, which the engine does not need, the
+    # library takes the limit of the positions for that of the training.
+    says = json.loads((Path(given["model"]) / "sentence_bert_config.json").read_text())
+    model.max_seq_length = says["max_seq_length"]
     # What is one chunk anyway is embedded once.
     texts = sorted({*given["queries"], *given["whole"], *(t for record in given["chunks"] for t in record)})
     vectors = model.encode(texts, batch_size=16, normalize_embeddings=True, show_progress_bar=True)

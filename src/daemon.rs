@@ -139,8 +139,8 @@ pub fn archive_of(
     store: &Store,
     artifacts: &Artifacts,
     clock: Clock,
-) -> Archive {
-    Archive {
+) -> Result<Archive> {
+    Ok(Archive {
         log: log.reader(),
         sealer: log.sealer(),
         folder: Directory::of_stream(&log_root(pipeline), &pipeline.stream).path().to_owned(),
@@ -148,7 +148,8 @@ pub fn archive_of(
         artifacts: artifacts.clone(),
         store: store.clone(),
         clock,
-    }
+        cpu: Cpu::background()?,
+    })
 }
 
 /// Opens the log of `pipeline` for writing and reports what recovery found.
@@ -272,16 +273,16 @@ impl Daemon {
             log,
             bench,
         };
-        daemon.start_workers(lease, &batch_tag, clock);
+        daemon.start_workers(lease, &batch_tag, clock)?;
         daemon.start_server(http, &ingest, batch_tag, metrics, started);
         daemon.start_sources(listeners, &ingest);
         Ok(daemon)
     }
 
-    fn start_workers(&mut self, lease: Lease, batch_tag: &str, clock: Clock) {
+    fn start_workers(&mut self, lease: Lease, batch_tag: &str, clock: Clock) -> Result<()> {
         let pipeline = &self.bench.pipeline;
         let archive =
-            archive_of(&self.log, pipeline, &self.bench.store, &self.bench.artifacts, clock.clone());
+            archive_of(&self.log, pipeline, &self.bench.store, &self.bench.artifacts, clock.clone())?;
         let derive = Derive {
             log: self.log.reader(),
             deriver: self.bench.deriver(),
@@ -298,6 +299,7 @@ impl Daemon {
             self.workers.spawn("derive", derive.run(stop.clone(), self.abandon.clone()));
         }
         self.workers.spawn("archive", archive.run(self.progress.clone(), stop));
+        Ok(())
     }
 
     fn start_server(

@@ -17,16 +17,34 @@ pub struct Cpu {
     room: Arc<Semaphore>,
 }
 
+/// How much less than others threads in the background get where all want the
+/// processor: a tenth (`nice(2)`).
+const BACKGROUND_NICENESS: libc::c_int = 10;
+
 impl Cpu {
     /// A bridge to `threads` threads; one per core if 0.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub fn new(threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|n| format!("cpu-{n}"))
-            .build()?;
+        Self::of(rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("cpu-{n}")))
+    }
+
+    /// A bridge to one thread per core that yields to whoever waits for an
+    /// answer: for work that only has to be done some time.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn background() -> Result<Self, rayon::ThreadPoolBuildError> {
+        Self::of(
+            rayon::ThreadPoolBuilder::new()
+                .thread_name(|n| format!("background-{n}"))
+                .start_handler(|_| yield_to_others()),
+        )
+    }
+
+    fn of(builder: rayon::ThreadPoolBuilder) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let pool = builder.build()?;
         let room = Semaphore::new(2 * pool.current_num_threads());
         Ok(Self { pool: Arc::new(pool), room: Arc::new(room) })
     }
@@ -50,6 +68,14 @@ impl Cpu {
     }
 }
 
+/// Lowers the priority of this thread alone, which Linux allows.
+fn yield_to_others() {
+    // SAFETY: a system call on numbers only; 0 is the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICENESS) } != 0 {
+        tracing::warn!(error = %std::io::Error::last_os_error(), "work in the background has full priority");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +96,18 @@ mod tests {
         });
         assert_eq!(futures::future::join_all(jobs).await, (0..50).collect::<Vec<_>>());
         assert!((1..=2).contains(&most.load(Ordering::SeqCst)));
+    }
+
+    #[tokio::test]
+    async fn work_in_the_background_yields_and_other_work_does_not() {
+        // SAFETY: a system call on numbers only.
+        let niceness = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        let ours = niceness();
+        assert_eq!(Cpu::new(1).unwrap().run(niceness).await, ours);
+        let cpu = Cpu::background().unwrap();
+        let background = cpu.run(move || (niceness(), rayon::join(niceness, niceness)));
+        let lower = ours.max(BACKGROUND_NICENESS);
+        assert_eq!(background.await, (lower, (lower, lower)));
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use super::progress::Progress;
 use crate::{
     artifact::{ArtifactError, Artifacts, Description, hex},
     clock::Clock,
+    dataflow::Cpu,
     log::{LogReader, RawFile, Sealer, Segment},
     metrics,
     record::RecordRef,
@@ -72,6 +73,9 @@ pub struct Archive {
     pub store: Store,
     /// What time it is.
     pub clock: Clock,
+    /// Seals in the background: nobody waits for it, and a producer that
+    /// waits for an acknowledgement goes first.
+    pub cpu: Cpu,
 }
 
 /// First wait after a failure; doubled up to [`LONGEST_WAIT`].
@@ -133,12 +137,8 @@ impl Archive {
             sealed_at_ms: (self.clock)(),
         };
         let (settings, to, from) = (self.settings.clone(), path.clone(), raw.clone());
-        let sealed = tokio::task::spawn_blocking(move || {
-            segment::seal(from.batches(), header, &settings, time_of, &to)
-        })
-        .await
-        .map_err(|e| ArchiveError::Io { base, source: std::io::Error::other(e) })?
-        .map_err(|source| ArchiveError::Seal { base, source })?;
+        let seal = move || segment::seal(from.batches(), header, &settings, time_of, &to);
+        let sealed = self.cpu.run(seal).await.map_err(|source| ArchiveError::Seal { base, source })?;
         let reader =
             segment::Reader::open(&path).map_err(|source| ArchiveError::ReadBack { base, source })?;
         let object_digest = hex(&sealed.object_digest);

@@ -76,7 +76,7 @@ pub(super) async fn seal(pipeline: Pipeline, output: Output) -> Result<ExitCode>
 async fn archive(log: &Log, pipeline: &Pipeline, store: &Store) -> Result<()> {
     log.writer().close_segment().await?;
     let artifacts = open_artifacts(pipeline, store)?;
-    archive_of(log, pipeline, store, &artifacts, clock::system()).archive_closed().await?;
+    archive_of(log, pipeline, store, &artifacts, clock::system())?.archive_closed().await?;
     Ok(())
 }
 

@@ -1,19 +1,24 @@
 //! The files of one stream's log, and the lock that gives them one owner.
 
 use std::{
-    fs::{self, File, TryLockError},
-    io,
+    fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
+
+use super::io::{Held, Io, system};
 
 /// The folder of one stream.
 #[derive(Clone, Debug)]
-pub struct Directory(PathBuf);
+pub struct Directory {
+    path: PathBuf,
+    io: Arc<dyn Io>,
+}
 
 /// Held by the one process that writes a stream; let go when it ends, however
 /// it ends.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
+pub struct Lock(#[expect(dead_code, reason = "held for its lock")] Held);
 
 const RAW: &str = ".log";
 const SEALED: &str = ".seg.zst";
@@ -21,57 +26,61 @@ const SEALED: &str = ".seg.zst";
 impl Directory {
     /// The folder of `stream` under `root`.
     pub fn of_stream(root: &Path, stream: &str) -> Self {
-        Self(root.join(stream))
+        Self::within(system(), root, stream)
+    }
+
+    /// As [`Self::of_stream`], in a given file system.
+    pub(super) fn within(io: Arc<dyn Io>, root: &Path, stream: &str) -> Self {
+        Self { path: root.join(stream), io }
     }
 
     /// The folder's path.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// The file system it is in.
+    pub(super) fn io(&self) -> &dyn Io {
+        &*self.io
     }
 
     /// Creates the folder and takes its lock; `None` if another process holds
     /// it.
     pub fn lock(&self) -> io::Result<Option<Lock>> {
-        fs::create_dir_all(&self.0)?;
-        let file = File::options().create(true).truncate(false).write(true).open(self.0.join("LOCK"))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Lock(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(e),
-        }
+        self.io.create_dir_all(&self.path)?;
+        Ok(self.io.lock(&self.path.join("LOCK"))?.map(Lock))
+    }
+
+    /// Makes the names in the folder durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.io.sync_dir(&self.path)
     }
 
     /// Path of the raw segment that starts at `base`.
     pub fn raw(&self, base: u64) -> PathBuf {
-        self.0.join(format!("{base:020}{RAW}"))
+        self.path.join(format!("{base:020}{RAW}"))
     }
 
     /// Path of the sealed segment that starts at `base`.
     pub fn sealed(&self, base: u64) -> PathBuf {
-        self.0.join(format!("{base:020}{SEALED}"))
+        self.path.join(format!("{base:020}{SEALED}"))
     }
 
     /// Path of the zeroed or recycled file that waits for its next use.
     pub fn spare(&self) -> PathBuf {
-        self.0.join("spare")
+        self.path.join("spare")
     }
 
     /// Where a file that cannot be read is put aside.
     pub fn quarantine(&self, path: &Path) -> PathBuf {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        self.0.join("quarantine").join(name.as_ref())
+        self.path.join("quarantine").join(name.as_ref())
     }
 
     /// Base offsets of the raw and of the sealed segments, ascending.
     pub fn list(&self) -> io::Result<(Vec<u64>, Vec<u64>)> {
         let (mut raw, mut sealed) = (Vec::new(), Vec::new());
-        let entries = match fs::read_dir(&self.0) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((raw, sealed)),
-            entries => entries?,
-        };
-        for entry in entries {
-            let name = entry?.file_name();
-            let name = name.to_string_lossy();
+        for name in self.io.list(&self.path)? {
             let base = |suffix: &str| name.strip_suffix(suffix)?.parse::<u64>().ok();
             if let Some(base) = base(SEALED) {
                 sealed.push(base);

@@ -37,6 +37,7 @@
 
 mod directory;
 mod format;
+mod io;
 mod raw;
 mod reader;
 mod recovery;
@@ -45,8 +46,7 @@ mod spare;
 mod writer;
 
 use std::{
-    collections::BTreeMap,
-    io,
+    collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock, PoisonError, RwLock},
     thread::JoinHandle,
@@ -65,7 +65,8 @@ pub use settings::Settings;
 pub use writer::DrawId;
 
 use crate::{clock::Clock, segment};
-use spare::Spares;
+use io::Io;
+use spare::{Filler, Spares};
 use writer::{Append, Request, Writer};
 
 /// Where an append went. Durable when given.
@@ -105,11 +106,11 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    fn full(error: &io::Error) -> Self {
+    fn full(error: &std::io::Error) -> Self {
         Self::Full { reason: error.to_string() }
     }
 
-    fn failed(what: &'static str, path: &Path, error: &io::Error) -> Self {
+    fn failed(what: &'static str, path: &Path, error: &std::io::Error) -> Self {
         Self::Failed { what, path: path.to_owned(), reason: error.to_string() }
     }
 
@@ -264,6 +265,53 @@ impl Reservation {
     }
 }
 
+/// A recovered log whose writer has no thread yet.
+struct Ready {
+    writer: Writer,
+    handle: LogWriter,
+    lock: directory::Lock,
+    report: Recovery,
+}
+
+impl Ready {
+    fn open(
+        io: Arc<dyn Io>,
+        root: &Path,
+        stream: &str,
+        settings: &Settings,
+        clock: Clock,
+        mut draw_id: DrawId,
+        known: u64,
+    ) -> Result<Self, OpenError> {
+        let directory = Directory::within(io, root, stream);
+        let lock = directory
+            .lock()
+            .map_err(|source| OpenError::Io { path: directory.path().to_owned(), source })?
+            .ok_or_else(|| OpenError::Locked { path: directory.path().to_owned() })?;
+        let spares = Arc::new(Spares::new(directory.clone(), settings.segment_bytes.0));
+        let recovered = recovery::recover(&directory, settings, &spares, &clock, &mut draw_id, known)?;
+        let shared = recovered.share(stream);
+        let (requests, received) = crossbeam_channel::unbounded();
+        let writer = Writer {
+            shared: shared.clone(),
+            settings: settings.clone(),
+            spares,
+            filler: None,
+            clock,
+            draw_id,
+            position: recovered.active.proven(),
+            active: recovered.active,
+            next_offset: recovered.end_offset,
+            first_append_ms: recovered.first_append_ms,
+            requests: received,
+            waiting: VecDeque::new(),
+        };
+        let units = settings.queue_bytes.as_usize() / ROOM_UNIT_BYTES + 2;
+        let handle = LogWriter { requests, room: Arc::new(Semaphore::new(units)), shared };
+        Ok(Self { writer, handle, lock, report: recovered.report })
+    }
+}
+
 /// A stream's log, opened for writing.
 #[derive(Debug)]
 pub struct Log {
@@ -294,32 +342,14 @@ impl Log {
         stream: &str,
         settings: &Settings,
         clock: Clock,
-        mut draw_id: DrawId,
+        draw_id: DrawId,
         known: u64,
     ) -> Result<(Self, Recovery), OpenError> {
-        let directory = Directory::of_stream(root, stream);
-        let failed = |source| OpenError::Io { path: directory.path().to_owned(), source };
-        let lock = directory
-            .lock()
-            .map_err(failed)?
-            .ok_or_else(|| OpenError::Locked { path: directory.path().to_owned() })?;
-        let spares = Arc::new(Spares::start(directory.clone(), settings.segment_bytes.0).map_err(failed)?);
-        let recovered = recovery::recover(&directory, settings, &spares, &clock, &mut draw_id, known)?;
-        let shared = recovered.share(stream);
-        let (requests, received) = crossbeam_channel::unbounded();
-        let units = settings.queue_bytes.as_usize() / ROOM_UNIT_BYTES + 2;
-        let writer = Writer {
-            shared: shared.clone(),
-            settings: settings.clone(),
-            spares: spares.clone(),
-            clock,
-            draw_id,
-            position: recovered.active.proven(),
-            active: recovered.active,
-            next_offset: recovered.end_offset,
-            first_append_ms: recovered.first_append_ms,
-            requests: received,
-        };
+        let ready = Ready::open(io::system(), root, stream, settings, clock, draw_id, known)?;
+        let Ready { mut writer, handle, lock, report } = ready;
+        let failed = |source| OpenError::Io { path: root.join(stream), source };
+        let spares = writer.spares.clone();
+        writer.filler = Some(Filler::start(spares.clone()).map_err(failed)?);
         let thread = std::thread::Builder::new()
             .name("log-writer".into())
             .spawn({
@@ -327,8 +357,7 @@ impl Log {
                 move || span.in_scope(|| writer.run())
             })
             .map_err(failed)?;
-        let writer = LogWriter { requests, room: Arc::new(Semaphore::new(units)), shared };
-        Ok((Self { writer, thread, spares, lock }, recovered.report))
+        Ok((Self { writer: handle, thread, spares, lock }, report))
     }
 
     /// A handle to append with.
@@ -374,7 +403,7 @@ pub struct Sealer {
 impl Sealer {
     /// From now on readers take `sealed` for what `raw` held; `raw` is
     /// recycled. `sealed` must be durable.
-    pub fn replace(&self, raw: Arc<RawFile>, sealed: segment::Reader) -> io::Result<()> {
+    pub fn replace(&self, raw: Arc<RawFile>, sealed: segment::Reader) -> std::io::Result<()> {
         let replaced = self.shared.insert(raw.base_offset(), Segment::Sealed(Arc::new(sealed)));
         drop(replaced);
         self.spares.recycle(raw)

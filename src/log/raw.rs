@@ -1,10 +1,8 @@
 //! One raw segment file: opened, scanned, read.
 
 use std::{
-    fs::File,
     io,
     ops::Range,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -12,7 +10,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 
-use super::format::{BATCH_MAGIC, FILE_HEADER_BYTES, FileHeader, Parsed, SegmentId, claimed_by, parse_batch};
+use super::{
+    format::{BATCH_MAGIC, FILE_HEADER_BYTES, FileHeader, Parsed, SegmentId, claimed_by, parse_batch},
+    io::{Access, Io, IoFile, read_full_at},
+};
 use crate::frame::FrameBatch;
 
 /// Bytes read at once.
@@ -21,7 +22,7 @@ const READ_BYTES: usize = 1 << 20;
 /// A raw segment file and how far it is proven.
 #[derive(Debug)]
 pub struct RawFile {
-    pub(super) file: File,
+    pub(super) file: Box<dyn IoFile>,
     path: PathBuf,
     header: FileHeader,
     capacity: u64,
@@ -61,12 +62,15 @@ pub struct Scan {
 /// The offsets that the batches in a file without a valid header claim to
 /// hold: unproven, because the header held what would prove them, but good
 /// enough to not give them again. `None` if nothing is claimed.
-pub(super) fn claimed_offsets(path: &Path) -> io::Result<Option<Range<u64>>> {
+pub(super) fn claimed_offsets(io: &dyn Io, path: &Path) -> io::Result<Option<Range<u64>>> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let Some(base) = name.strip_suffix(".log").and_then(|base| base.parse::<u64>().ok()) else {
         return Ok(None);
     };
-    let bytes = std::fs::read(path)?;
+    let file = io.open(path, Access::Read)?;
+    let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
+    let there = read_full_at(&*file, &mut bytes, 0)?;
+    bytes.truncate(there);
     // No frame is shorter than its prefix and a byte.
     let most = base + bytes.len() as u64 / 5;
     let claims = memmem::find_iter(&bytes, &BATCH_MAGIC).filter_map(|at| {
@@ -78,17 +82,23 @@ pub(super) fn claimed_offsets(path: &Path) -> io::Result<Option<Range<u64>>> {
 }
 
 impl RawFile {
-    pub(super) fn new(file: File, path: PathBuf, header: FileHeader, capacity: u64, proven: u64) -> Self {
+    pub(super) fn new(
+        file: Box<dyn IoFile>,
+        path: PathBuf,
+        header: FileHeader,
+        capacity: u64,
+        proven: u64,
+    ) -> Self {
         Self { file, path, header, capacity, proven: AtomicU64::new(proven) }
     }
 
     /// Opens `path`; `None` if it has no valid header. Nothing is proven
     /// before a [`Self::scan`].
-    pub fn open(path: &Path, writable: bool) -> io::Result<Option<Self>> {
-        let file = File::options().read(true).write(writable).open(path)?;
+    pub(super) fn open(io: &dyn Io, path: &Path, access: Access) -> io::Result<Option<Self>> {
+        let file = io.open(path, access)?;
         let mut head = [0; FILE_HEADER_BYTES];
-        let n = file.read_at(&mut head, 0)?;
-        let capacity = file.metadata()?.len();
+        let n = read_full_at(&*file, &mut head, 0)?;
+        let capacity = file.len()?;
         let header = head.get(..n).and_then(FileHeader::decode);
         Ok(header.map(|header| Self::new(file, path.to_owned(), header, capacity, FILE_HEADER_BYTES as u64)))
     }
@@ -194,13 +204,7 @@ impl RawFile {
     fn read(&self, at: u64, n: usize, limit: u64) -> io::Result<Bytes> {
         let n = n.min(usize::try_from(limit.saturating_sub(at)).unwrap_or(n));
         let mut buffer = BytesMut::zeroed(n);
-        let mut filled = 0;
-        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, at + filled as u64)? {
-                0 => break,
-                n => filled += n,
-            }
-        }
+        let filled = read_full_at(&*self.file, &mut buffer, at)?;
         buffer.truncate(filled);
         Ok(buffer.freeze())
     }

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{AppendError, Durable, OpenError, RawFile, Recovery, Segment, Shared, recovery};
+use super::{AppendError, Durable, OpenError, RawFile, Recovery, Segment, Shared, io as seam, recovery};
 use crate::{frame::FrameBatch, segment};
 
 /// Why a stretch of the log could not be read.
@@ -80,7 +80,7 @@ impl LogReader {
 
     /// Opens `stream` under `root` as it stands on disk, without its lock.
     pub fn open(root: &Path, stream: &str) -> Result<(Self, Recovery), OpenError> {
-        recovery::open_read_only(root, stream).map(|(shared, report)| (Self(shared), report))
+        recovery::open_read_only(seam::system(), root, stream).map(|(shared, report)| (Self(shared), report))
     }
 
     /// Name of the stream.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock, RwLock},
@@ -14,12 +14,13 @@ use super::{
     Damage, Durable, Segment, Shared,
     directory::Directory,
     format::FileHeader,
+    io::{Access, Io},
     raw::{self, RawFile, Scan},
     settings::Settings,
     spare::Spares,
     writer::DrawId,
 };
-use crate::{clock::Clock, durable, segment};
+use crate::{clock::Clock, segment};
 
 /// Why a log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +88,7 @@ struct Found {
     report: Recovery,
 }
 
-fn find(directory: &Directory, writable: bool) -> io::Result<Found> {
+fn find(directory: &Directory, access: Access) -> io::Result<Found> {
     let (raw, sealed) = directory.list()?;
     let mut found = Found {
         segments: BTreeMap::new(),
@@ -111,12 +112,12 @@ fn find(directory: &Directory, writable: bool) -> io::Result<Found> {
     for base in raw {
         if found.segments.contains_key(&base) {
             // The sealed file was published and the raw one not yet removed.
-            if writable {
-                fs::remove_file(directory.raw(base))?;
+            if access == Access::ReadWrite {
+                directory.io().remove(&directory.raw(base))?;
             }
             continue;
         }
-        match RawFile::open(&directory.raw(base), writable)? {
+        match RawFile::open(directory.io(), &directory.raw(base), access)? {
             Some(raw) if raw.base_offset() == base => found.take(Arc::new(raw))?,
             _ => found.unreadable.push(directory.raw(base)),
         }
@@ -126,12 +127,12 @@ fn find(directory: &Directory, writable: bool) -> io::Result<Found> {
 
 impl Found {
     /// Takes note that `offsets` are gone with what `path` held.
-    fn lose(&mut self, path: &Path, offsets: Range<u64>) {
+    fn lose(&mut self, io: &dyn Io, path: &Path, offsets: Range<u64>) {
         self.report.end_offset = self.report.end_offset.max(offsets.end);
         self.report.damage.push(Damage {
             path: path.to_owned(),
             from: 0,
-            to: fs::metadata(path).map_or(0, |m| m.len()),
+            to: io.len(path).ok().flatten().unwrap_or(0),
             first_offset: offsets.start,
             next_offset: offsets.end,
         });
@@ -170,18 +171,18 @@ pub(super) fn recover(
     known: u64,
 ) -> Result<Recovered, OpenError> {
     let failed = |source| OpenError::Io { path: directory.path().to_owned(), source };
-    let mut found = find(directory, true).map_err(failed)?;
+    let mut found = find(directory, Access::ReadWrite).map_err(failed)?;
     for path in std::mem::take(&mut found.unreadable) {
-        let claimed = raw::claimed_offsets(&path).map_err(failed)?;
+        let claimed = raw::claimed_offsets(directory.io(), &path).map_err(failed)?;
         let path = quarantine(directory, &path).map_err(failed)?;
         if let Some(claimed) = claimed {
-            found.lose(&path, claimed);
+            found.lose(directory.io(), &path, claimed);
         }
         found.report.quarantined.push(path);
     }
     let end = found.report.end_offset;
     if end < known && !(found.segments.is_empty() && found.report.quarantined.is_empty()) {
-        found.lose(directory.path(), end..known);
+        found.lose(directory.io(), directory.path(), end..known);
     }
     let end_offset = found.report.end_offset;
     let usable = found.last_raw.filter(|(raw, scan)| {
@@ -210,18 +211,22 @@ pub(super) fn recover(
 fn quarantine(directory: &Directory, path: &Path) -> io::Result<PathBuf> {
     let to = directory.quarantine(path);
     if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder)?;
+        directory.io().create_dir_all(folder)?;
     }
-    fs::rename(path, &to)?;
-    durable::sync_dir(directory.path())?;
+    directory.io().rename(path, &to)?;
+    directory.sync()?;
     Ok(to)
 }
 
 /// Opens the log of `stream` for reading only, as it stands on disk, also
 /// while a daemon writes it.
-pub(super) fn open_read_only(root: &Path, stream: &str) -> Result<(Arc<Shared>, Recovery), OpenError> {
-    let directory = Directory::of_stream(root, stream);
-    let mut found = find(&directory, false)
+pub(super) fn open_read_only(
+    io: Arc<dyn Io>,
+    root: &Path,
+    stream: &str,
+) -> Result<(Arc<Shared>, Recovery), OpenError> {
+    let directory = Directory::within(io, root, stream);
+    let mut found = find(&directory, Access::Read)
         .map_err(|source| OpenError::Io { path: directory.path().to_owned(), source })?;
     found.report.quarantined = found.unreadable;
     let active_base = found.last_raw.map_or(found.report.end_offset, |(raw, _)| raw.base_offset());

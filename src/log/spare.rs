@@ -6,73 +6,54 @@
 //! their own, and used again after their segment is sealed.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
-    sync::{Arc, Mutex, PoisonError},
+    io::{self, IoSlice},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
 };
 
 use super::{
     directory::Directory,
     format::{FILE_HEADER_BYTES, FileHeader},
+    io::{Access, write_all_at},
     raw::RawFile,
 };
-use crate::durable;
 
-/// Keeps one file ready.
+/// The place of the one file that is kept ready.
 #[derive(Debug)]
 pub struct Spares {
     directory: Directory,
     bytes: u64,
     /// Serialises every touch of the spare file.
-    slot: Arc<Mutex<()>>,
-    wake: Option<crossbeam_channel::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    slot: Mutex<()>,
 }
 
 impl Spares {
-    /// Files of `bytes` bytes in `directory`. Starts the thread that zeroes
-    /// them.
-    pub fn start(directory: Directory, bytes: u64) -> io::Result<Self> {
-        let slot = Arc::new(Mutex::new(()));
-        let (wake, woken) = crossbeam_channel::bounded::<()>(1);
-        let thread = {
-            let (directory, slot) = (directory.clone(), slot.clone());
-            std::thread::Builder::new().name("log-spare".into()).spawn(move || {
-                for () in woken {
-                    let _held = slot.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Err(error) = ensure(&directory, bytes) {
-                        // Not fatal here: the writer tries again when it needs
-                        // the file, and then tells the producers.
-                        tracing::warn!(%error, "no spare segment file could be prepared");
-                    }
-                }
-            })?
-        };
-        Ok(Self { directory, bytes, slot, wake: Some(wake), thread: Some(thread) })
+    /// Files of `bytes` bytes in `directory`.
+    pub fn new(directory: Directory, bytes: u64) -> Self {
+        Self { directory, bytes, slot: Mutex::new(()) }
     }
 
-    /// Asks for a file to be made ready.
-    pub fn prepare(&self) {
-        if let Some(wake) = &self.wake {
-            let _ = wake.try_send(());
-        }
+    fn hold(&self) -> MutexGuard<'_, ()> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a file ready if none is.
+    pub fn fill(&self) -> io::Result<()> {
+        let _held = self.hold();
+        self.ensure()
     }
 
     /// Takes the ready file into use as the segment of `header`, making one
     /// if there is none. Durable when it returns.
     pub fn take(&self, header: FileHeader) -> io::Result<RawFile> {
         let path = self.directory.raw(header.base_offset);
-        {
-            let _held = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-            ensure(&self.directory, self.bytes)?;
-            let mut file = File::options().write(true).open(self.directory.spare())?;
-            file.write_all(&header.encode())?;
-            file.sync_data()?;
-            fs::rename(self.directory.spare(), &path)?;
-            durable::sync_dir(self.directory.path())?;
-        }
-        let file = File::options().read(true).write(true).open(&path)?;
+        let _held = self.hold();
+        self.ensure()?;
+        let file = self.directory.io().open(&self.directory.spare(), Access::ReadWrite)?;
+        write_all_at(&*file, &mut [IoSlice::new(&header.encode())], 0)?;
+        file.sync_data()?;
+        self.directory.io().rename(&self.directory.spare(), &path)?;
+        self.directory.sync()?;
         Ok(RawFile::new(file, path, header, self.bytes, FILE_HEADER_BYTES as u64))
     }
 
@@ -82,45 +63,81 @@ impl Spares {
         let path = raw.path().to_owned();
         let same_size = raw.capacity() == self.bytes;
         let unread = Arc::into_inner(raw).is_some();
-        let _held = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if same_size && unread && !self.directory.spare().exists() {
-            fs::rename(&path, self.directory.spare())
+        let _held = self.hold();
+        let io = self.directory.io();
+        if same_size && unread && io.len(&self.directory.spare())?.is_none() {
+            io.rename(&path, &self.directory.spare())
         } else {
-            fs::remove_file(&path)
+            io.remove(&path)
+        }
+    }
+
+    /// Makes the spare file exist with its size on disk and every block
+    /// written.
+    fn ensure(&self) -> io::Result<()> {
+        let io = self.directory.io();
+        if io.len(&self.directory.spare())? == Some(self.bytes) {
+            return Ok(());
+        }
+        let making = self.directory.path().join("spare.tmp");
+        let made = (|| {
+            let file = io.create(&making)?;
+            let zeros = vec![0; 1 << 20];
+            let mut at = 0;
+            while at < self.bytes {
+                let n = usize::try_from(self.bytes - at).unwrap_or(usize::MAX).min(zeros.len());
+                let some = zeros.get(..n).unwrap_or_default();
+                write_all_at(&*file, &mut [IoSlice::new(some)], at)?;
+                at += n as u64;
+            }
+            file.sync_all()?;
+            io.rename(&making, &self.directory.spare())
+        })();
+        if made.is_err() {
+            // A half-made file would keep the disk full.
+            let _ = io.remove(&making);
+        }
+        made
+    }
+}
+
+/// The thread that fills [`Spares`] when asked. Ends when dropped.
+#[derive(Debug)]
+pub struct Filler {
+    wake: Option<crossbeam_channel::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Filler {
+    /// Starts the thread.
+    pub fn start(spares: Arc<Spares>) -> io::Result<Self> {
+        let (wake, woken) = crossbeam_channel::bounded::<()>(1);
+        let thread = std::thread::Builder::new().name("log-spare".into()).spawn(move || {
+            for () in woken {
+                if let Err(error) = spares.fill() {
+                    // Not fatal here: the writer tries again when it needs
+                    // the file, and then tells the producers.
+                    tracing::warn!(%error, "no spare segment file could be prepared");
+                }
+            }
+        })?;
+        Ok(Self { wake: Some(wake), thread: Some(thread) })
+    }
+
+    /// Asks for a file to be made ready.
+    pub fn wake(&self) {
+        if let Some(wake) = &self.wake {
+            // Full means that it is asked already.
+            let _ = wake.try_send(());
         }
     }
 }
 
-impl Drop for Spares {
+impl Drop for Filler {
     fn drop(&mut self) {
         drop(self.wake.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
-}
-
-/// Makes the spare file exist with its size on disk and every block written.
-fn ensure(directory: &Directory, bytes: u64) -> io::Result<()> {
-    if fs::metadata(directory.spare()).is_ok_and(|m| m.len() == bytes) {
-        return Ok(());
-    }
-    let making = directory.path().join("spare.tmp");
-    let made = (|| {
-        let mut file = File::create(&making)?;
-        let zeros = vec![0; 1 << 20];
-        let mut left = bytes;
-        while left > 0 {
-            let n = zeros.len().min(usize::try_from(left).unwrap_or(zeros.len()));
-            file.write_all(zeros.get(..n).unwrap_or_default())?;
-            left -= n as u64;
-        }
-        file.sync_all()?;
-        fs::rename(&making, directory.spare())
-    })();
-    if made.is_err() {
-        // A half-made file would keep the disk full.
-        let _ = fs::remove_file(&making);
-    }
-    made
 }

@@ -5,7 +5,8 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IoSlice, Seek, SeekFrom, Write},
+    io::{self, IoSlice},
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,9 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{
     AppendError, Appended, Shared,
     format::{BATCH_HEADER_BYTES, FILE_HEADER_BYTES, FileHeader, batch_header},
+    io::write_all_at,
     raw::RawFile,
     settings::Settings,
-    spare::Spares,
+    spare::{Filler, Spares},
 };
 use crate::{clock::Clock, metrics};
 
@@ -48,6 +50,9 @@ pub(super) struct Writer {
     pub shared: Arc<Shared>,
     pub settings: Settings,
     pub spares: Arc<Spares>,
+    /// Makes spares ahead of their use; without it the writer makes each when
+    /// it needs it.
+    pub filler: Option<Filler>,
     pub clock: Clock,
     pub draw_id: DrawId,
     pub active: Arc<RawFile>,
@@ -55,6 +60,8 @@ pub(super) struct Writer {
     pub next_offset: u64,
     pub first_append_ms: Option<i64>,
     pub requests: Receiver<Request>,
+    /// Taken from `requests` and not served yet.
+    pub waiting: VecDeque<Request>,
 }
 
 /// What headers take of a segment that holds one batch.
@@ -70,33 +77,47 @@ impl Writer {
     /// Serves until every handle is dropped, or until an fsync fails: what
     /// the disk then holds is unknown, so nothing is acknowledged any more.
     pub fn run(mut self) {
-        self.spares.prepare();
-        let mut waiting = VecDeque::new();
-        loop {
-            let request = match waiting.pop_front() {
-                Some(request) => request,
-                None => match self.requests.recv_timeout(self.until_due()) {
-                    Ok(request) => request,
-                    Err(RecvTimeoutError::Timeout) => {
-                        self.close_if_due();
-                        continue;
-                    }
-                    Err(RecvTimeoutError::Disconnected) => return,
-                },
-            };
-            match request {
-                Request::Close(reply) => {
-                    let closed = self.close().map(|()| self.next_offset);
-                    let _ = reply.send(closed);
-                }
-                Request::Append(first) => {
-                    let group = self.gather(first, &mut waiting);
-                    if let Err(error) = self.commit(group) {
-                        self.fail(error, waiting);
-                        return;
-                    }
+        self.prepare_spare();
+        let ended = loop {
+            if let ControlFlow::Break(ended) = self.step(self.until_due()) {
+                break ended;
+            }
+        };
+        if let Err(error) = ended {
+            self.refuse_all(&error);
+        }
+    }
+
+    /// Serves the next request and whatever fits into its group, after waiting
+    /// for one for at most `patience`. Breaks when there will be no other, or
+    /// when it can serve none any more.
+    pub fn step(&mut self, patience: Duration) -> ControlFlow<Result<(), AppendError>> {
+        let request = match self.waiting.pop_front() {
+            Some(request) => Ok(request),
+            None => self.requests.recv_timeout(patience),
+        };
+        match request {
+            Ok(Request::Close(reply)) => {
+                let closed = self.close().map(|()| self.next_offset);
+                let _ = reply.send(closed);
+            }
+            Ok(Request::Append(first)) => {
+                let group = self.gather(first);
+                if let Err(error) = self.commit(group) {
+                    tracing::error!(%error, "the log writer stops");
+                    self.shared.set_failed(error.clone());
+                    return ControlFlow::Break(Err(error));
                 }
             }
+            Err(RecvTimeoutError::Timeout) => self.close_if_due(),
+            Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(Ok(())),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn prepare_spare(&self) {
+        if let Some(filler) = &self.filler {
+            filler.wake();
         }
     }
 
@@ -121,7 +142,7 @@ impl Writer {
     }
 
     /// Takes what else is waiting, up to the size of a group.
-    fn gather(&self, first: Append, waiting: &mut VecDeque<Request>) -> Vec<Append> {
+    fn gather(&mut self, first: Append) -> Vec<Append> {
         let segment = usize::try_from(self.active.capacity()).unwrap_or(usize::MAX);
         let most = self.settings.group_bytes.as_usize().min(segment.saturating_sub(HEADERS_BYTES));
         let mut bytes = first.frames.len();
@@ -133,7 +154,7 @@ impl Writer {
                     group.push(next);
                 }
                 Ok(other) => {
-                    waiting.push_back(other);
+                    self.waiting.push_back(other);
                     break;
                 }
                 Err(_) => break,
@@ -196,20 +217,9 @@ impl Writer {
     }
 
     fn write(&self, header: &[u8], pieces: &[Bytes]) -> io::Result<()> {
-        let mut file = &self.active.file;
-        file.seek(SeekFrom::Start(self.position))?;
         let mut slices: Vec<IoSlice<'_>> =
             std::iter::once(header).chain(pieces.iter().map(AsRef::as_ref)).map(IoSlice::new).collect();
-        let mut left = slices.as_mut_slice();
-        while !left.is_empty() {
-            match file.write_vectored(left) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => IoSlice::advance_slices(&mut left, n),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        write_all_at(&*self.active.file, &mut slices, self.position)
     }
 
     /// Closes the active segment, if it holds anything, and opens the next.
@@ -225,7 +235,7 @@ impl Writer {
         self.position = self.active.proven();
         self.first_append_ms = None;
         self.shared.open_segment(self.active.clone());
-        self.spares.prepare();
+        self.prepare_spare();
         Ok(())
     }
 
@@ -244,12 +254,12 @@ impl Writer {
         }
     }
 
-    fn fail(self, error: AppendError, waiting: VecDeque<Request>) {
-        tracing::error!(%error, "the log writer stops");
-        self.shared.set_failed(error.clone());
-        let rest = waiting.into_iter().chain(self.requests.iter());
+    /// Refuses what waits and whatever is still sent. Returns when every
+    /// handle is dropped.
+    fn refuse_all(&mut self, error: &AppendError) {
+        let rest = self.waiting.drain(..).chain(self.requests.iter());
         rest.for_each(|request| match request {
-            Request::Append(append) => answer_all(vec![append], &error),
+            Request::Append(append) => answer_all(vec![append], error),
             Request::Close(reply) => drop(reply.send(Err(error.clone()))),
         });
     }

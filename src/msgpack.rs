@@ -9,6 +9,9 @@ use rmp::Marker;
 /// Deepest nesting of arrays and maps that is accepted.
 pub const MAX_DEPTH: usize = 32;
 
+/// Strings of at most so many bytes are looked at for ASCII first.
+const SHORT_BYTES: usize = 16;
+
 /// One scalar, or the head of a container.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Token<'a> {
@@ -130,6 +133,12 @@ impl<'a> Cursor<'a> {
 
     fn str(&mut self, n: usize) -> Result<Token<'a>, Malformed> {
         let bytes = self.take(n)?;
+        // Keys and names are short and ASCII; for those the general check
+        // costs more than all else.
+        if n <= SHORT_BYTES && bytes.is_ascii() {
+            // SAFETY: ASCII is UTF-8.
+            return Ok(Token::Str(unsafe { std::str::from_utf8_unchecked(bytes) }));
+        }
         std::str::from_utf8(bytes)
             .map(Token::Str)
             .map_err(|e| Malformed::NotUtf8 { at: self.at - n, valid: e.valid_up_to() })

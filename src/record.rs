@@ -243,7 +243,45 @@ impl fmt::Display for Id<'_> {
     }
 }
 
-const FIELDS: [&str; 7] = ["id", "ts", "tenant", "session", "source", "tier", "text"];
+/// A known field. Each frame is proved on its way in, so a key is compared
+/// once, by its length first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Id,
+    Ts,
+    Tenant,
+    Session,
+    Source,
+    Tier,
+    Text,
+}
+
+impl Field {
+    fn of(key: &str) -> Option<Self> {
+        Some(match key {
+            "id" => Self::Id,
+            "ts" => Self::Ts,
+            "tenant" => Self::Tenant,
+            "session" => Self::Session,
+            "source" => Self::Source,
+            "tier" => Self::Tier,
+            "text" => Self::Text,
+            _ => return None,
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Ts => "ts",
+            Self::Tenant => "tenant",
+            Self::Session => "session",
+            Self::Source => "source",
+            Self::Tier => "tier",
+            Self::Text => "text",
+        }
+    }
+}
 
 impl<'a> RecordRef<'a> {
     /// Proves that `payload` is one record and reads it in place.
@@ -266,7 +304,7 @@ impl<'a> RecordRef<'a> {
             text: "",
             payload,
         };
-        let mut seen = [false; FIELDS.len()];
+        let mut seen = 0u8;
         for _ in 0..pairs {
             let key_at = cursor.position();
             let key = match cursor.token()? {
@@ -274,13 +312,15 @@ impl<'a> RecordRef<'a> {
                 other => return Err(Fault::BadKey { at: key_at, found: other.type_name() }),
             };
             let at = cursor.position();
-            let Some((slot, field)) = seen.iter_mut().zip(FIELDS).find(|(_, f)| *f == key) else {
+            let Some(field) = Field::of(key) else {
                 cursor.skip(1)?;
                 continue;
             };
-            if std::mem::replace(slot, true) {
-                return Err(Fault::DuplicateField { field, at });
+            let bit = 1 << field as u8;
+            if seen & bit != 0 {
+                return Err(Fault::DuplicateField { field: field.name(), at });
             }
+            seen |= bit;
             record.set(field, at, cursor.token()?)?;
         }
         if cursor.remaining() > 0 {
@@ -292,22 +332,22 @@ impl<'a> RecordRef<'a> {
         Ok(record)
     }
 
-    fn set(&mut self, field: &'static str, at: usize, value: Token<'a>) -> Result<(), Fault> {
-        let wrong = |wanted| Fault::WrongType { field, at, found: value.type_name(), wanted };
+    fn set(&mut self, field: Field, at: usize, value: Token<'a>) -> Result<(), Fault> {
+        let wrong = |wanted| Fault::WrongType { field: field.name(), at, found: value.type_name(), wanted };
         if matches!(value, Token::Nil) {
             return Ok(());
         }
         match (field, value) {
-            ("id", Token::Str(s)) => self.id = Some(Id::Str(s)),
-            ("id", Token::Uint(n)) => self.id = Some(Id::Uint(n)),
-            ("id", Token::Int(n)) => self.id = Some(Id::Int(n)),
-            ("id", _) => return Err(wrong("a string or an integer")),
-            ("ts", value) => self.ts_ms = Some(timestamp(value, at, wrong)?),
-            ("tenant", Token::Str(s)) => self.tenant = Some(s),
-            ("session", Token::Str(s)) => self.session = Some(s),
-            ("source", Token::Str(s)) => self.source = Some(s),
-            ("text", Token::Str(s)) => self.text = s,
-            ("tier", Token::Str(s)) => {
+            (Field::Id, Token::Str(s)) => self.id = Some(Id::Str(s)),
+            (Field::Id, Token::Uint(n)) => self.id = Some(Id::Uint(n)),
+            (Field::Id, Token::Int(n)) => self.id = Some(Id::Int(n)),
+            (Field::Id, _) => return Err(wrong("a string or an integer")),
+            (Field::Ts, value) => self.ts_ms = Some(timestamp(value, at, wrong)?),
+            (Field::Tenant, Token::Str(s)) => self.tenant = Some(s),
+            (Field::Session, Token::Str(s)) => self.session = Some(s),
+            (Field::Source, Token::Str(s)) => self.source = Some(s),
+            (Field::Text, Token::Str(s)) => self.text = s,
+            (Field::Tier, Token::Str(s)) => {
                 self.tier = Some(
                     Tier::named(s)
                         .ok_or_else(|| Fault::UnknownTier { at, found: s.chars().take(40).collect() })?,
@@ -328,7 +368,7 @@ impl<'a> RecordRef<'a> {
                 Ok(Token::Str(key)) => Some((key, json(&mut cursor)?)),
                 _ => None,
             })
-            .filter(|(key, _)| !FIELDS.contains(key))
+            .filter(|(key, _)| Field::of(key).is_none())
             .map(|(key, value)| (key.to_owned(), value))
             .collect()
     }

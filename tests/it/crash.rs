@@ -16,15 +16,19 @@ use crate::{
     ledger::{Ledger, ids_in_index, nothing_acked_is_lost, produce_all},
 };
 
-const CRASHES: u32 = 10;
 const PRODUCERS: usize = 3;
 /// New records of each producer between two crashes.
 const EACH: u64 = 1_500;
 /// Small segments, so that crashes also hit rotation, sealing and archiving.
 const SMALL: &str = "[log]\nmax_frame_bytes = \"16KiB\"\nsegment_bytes = \"1100KiB\"\n";
 
+/// Crashes of one run; `THALWEG_TEST_CRASHES=50` makes a soak of it.
+fn crashes() -> u32 {
+    std::env::var("THALWEG_TEST_CRASHES").map_or(10, |n| n.parse().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_crashes_under_load_lose_no_acked_record_and_store_none_twice() {
+async fn crashes_under_load_lose_no_acked_record_and_store_none_twice() {
     let seed =
         std::env::var("THALWEG_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("THALWEG_TEST_SEED={seed}");
@@ -34,7 +38,7 @@ async fn ten_crashes_under_load_lose_no_acked_record_and_store_none_twice() {
     let sent = Arc::new(AtomicU64::new(0));
     ledgers.iter_mut().for_each(|ledger| ledger.sent = sent.clone());
     let mut broken = 0;
-    for _ in 0..CRASHES {
+    for _ in 0..crashes() {
         let daemon = site.start();
         let address = daemon.tcp().to_owned();
         // By what was sent and not by the clock, or a fast machine would be

@@ -212,6 +212,13 @@ impl Daemon {
         }
     }
 
+    /// Kills it where it stands.
+    pub fn kill(self) -> Folder {
+        let Self { process, folder, .. } = self;
+        drop(process);
+        folder
+    }
+
     /// Stops it in order. What it stored stays until the folder is dropped.
     pub fn stop(self) -> Result<Folder> {
         let Self { process, folder, .. } = self;

@@ -22,7 +22,7 @@ pub mod usage;
 use std::{fmt::Display, path::PathBuf, time::Instant};
 
 pub use embed::embed;
-pub use log::{Peer, log};
+pub use log::{Peer, growth, log};
 pub use pipeline::pipeline;
 pub use quality::quality;
 pub use report::{Better, Case, Report};

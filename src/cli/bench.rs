@@ -62,6 +62,9 @@ enum Name {
         /// Another system to send the same to, in turn
         #[arg(long, value_name = "PEER")]
         against: Option<Peer>,
+        /// Send so many gigabytes instead, each to a daemon of its own that is then killed
+        #[arg(long, value_name = "GB", value_delimiter = ',', conflicts_with = "against")]
+        growth: Vec<u32>,
     },
     /// Sealing and reading segments, beside the zstd program
     Segment,
@@ -99,7 +102,8 @@ impl Name {
                 };
                 bench::quality(options, &settings)
             }
-            Self::Log { against } => bench::log(options, *against),
+            Self::Log { growth, .. } if !growth.is_empty() => bench::growth(options, growth),
+            Self::Log { against, .. } => bench::log(options, *against),
             Self::Segment => bench::segment(options),
             Self::Embed => bench::embed(options),
             Self::Pipeline { records } => bench::pipeline(options, *records),

@@ -4,7 +4,8 @@
 //! | module | measures |
 //! |---|---|
 //! | [`alone`] | the log of the library, without a socket |
-//! | [`served`] | a daemon's TCP source: against a peer, without fsync, without acks |
+//! | [`served`] | a daemon's TCP source, beside a peer |
+//! | [`growth`] | the same over more and more gigabytes, and a restart on them |
 //!
 //! One generator ([`load`]) drives every server with the same frames
 //! ([`frames`]) in the same shape; the [`bare`] loop is the ceiling.
@@ -12,6 +13,7 @@
 mod alone;
 mod bare;
 mod frames;
+mod growth;
 mod load;
 mod redis;
 mod served;
@@ -19,6 +21,8 @@ mod served;
 use anyhow::Result;
 
 use super::{Case, Options};
+
+pub use growth::growth;
 
 /// A system that durable appends are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

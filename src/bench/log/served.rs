@@ -36,8 +36,8 @@ const OF_CEILING: [f64; 2] = [0.7, 0.6];
 const OF_PEER: f64 = 5.0;
 /// Milliseconds at the 99th percentile.
 const ACK_P99_MS: f64 = 20.0;
-/// Peak memory in MiB.
-const MEMORY_MIB: f64 = 150.0;
+/// Peak memory in MiB, at any load.
+pub const MEMORY_MIB: f64 = 150.0;
 
 /// The protocol of `docs/protocol.md`.
 pub struct Acked;

@@ -70,11 +70,14 @@ where
     let mut stream = Splitter::default();
     if let Some(secret) = &shared.secret {
         let entering = enter(&mut read, &mut write, &mut stream, &nonce, secret);
-        let denied = tokio::select! {
+        let entry = tokio::select! {
             () = shared.ingest.closing().cancelled() => return Ok(()),
-            denied = timeout(HANDSHAKE_TIMEOUT, entering) => denied.unwrap_or(Ok(Some("timeout")))?,
+            entry = timeout(HANDSHAKE_TIMEOUT, entering) => entry.unwrap_or(Ok(Entry::Denied("timeout")))?,
         };
-        if let Some(reason) = denied {
+        if let Entry::Left = entry {
+            return Ok(());
+        }
+        if let Entry::Denied(reason) = entry {
             metrics::connection_refused(reason);
             tracing::warn!(source = origin.source, peer = origin.peer, reason, "a client was not let in");
             return linger(read).await;
@@ -98,14 +101,24 @@ async fn linger<R: AsyncRead + Unpin>(mut read: R) -> io::Result<()> {
     Ok(())
 }
 
-/// The handshake. Why the client is not let in, if so.
+/// How a handshake ended.
+enum Entry {
+    LetIn,
+    /// Not let in, for that reason.
+    Denied(&'static str),
+    /// The client only looked whether there is a server, as Fluentd does every
+    /// second.
+    Left,
+}
+
+/// The handshake.
 async fn enter<R, W>(
     read: &mut R,
     write: &mut W,
     stream: &mut Splitter,
     nonce: &Nonce,
     secret: &Secret,
-) -> io::Result<Option<&'static str>>
+) -> io::Result<Entry>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -117,7 +130,7 @@ where
     let ping = loop {
         match stream.next(MAX_PING_BYTES) {
             Ok(Some((_, ping))) => break ping,
-            Ok(None) if stream.fill(read).await? == 0 => return Ok(Some("left")),
+            Ok(None) if stream.fill(read).await? == 0 => return Ok(Entry::Left),
             Ok(None) => {}
             // Answered as any other thing that is no PING.
             Err(_) => break Bytes::new(),
@@ -129,7 +142,7 @@ where
     if judged.is_err() {
         write.shutdown().await?;
     }
-    Ok(judged.err().map(handshake::Denied::reason))
+    Ok(judged.map_or_else(|denied| Entry::Denied(denied.reason()), |()| Entry::LetIn))
 }
 
 /// Reads messages and hands their events in until the input ends.

@@ -13,7 +13,7 @@ use super::{
     value::{Head, Walk, put_bin, put_repaired, put_str, put_str_head},
 };
 use crate::{
-    frame::{OVERSIZED_HEAD_BYTES, PREFIX_BYTES},
+    frame::{OVERSIZED_HEAD_BYTES, PREFIX_BYTES, RUN_BYTES},
     record::{RecordRef, Tier},
 };
 
@@ -82,6 +82,13 @@ impl Run {
     /// The frames made so far, and how many they are.
     pub(super) fn take(&mut self) -> (Bytes, u32) {
         (self.frames.split().freeze(), std::mem::take(&mut self.count))
+    }
+
+    /// Makes room for the frames of `entries` bytes, as far as the run goes on,
+    /// so that it need not be copied as it grows.
+    pub(super) fn make_room(&mut self, entries: usize) {
+        let frames = entries + entries / 4 + 256;
+        self.frames.reserve(frames.min((RUN_BYTES + RUN_BYTES / 16).saturating_sub(self.frames.len())));
     }
 
     /// Makes a frame of the entry at `walk`, which is moved past it unless it

@@ -152,6 +152,8 @@ async fn serve(
             let (read, write) = tokio::io::split(stream);
             connection::serve(read, write, origin, nonce, shared).await
         }
+        // It only looked whether there is a server.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
         Err(error) => {
             metrics::connection_refused("tls");
             Err(error)

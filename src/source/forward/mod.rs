@@ -47,7 +47,7 @@ mod tests;
 pub use listener::{BindError, DrawNonce, Listener};
 pub use tls::TlsError;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use event::{Mapping, Run};
 use inflate::Limits;
@@ -55,20 +55,28 @@ use message::Request;
 use stream::Splitter;
 use unpack::{Step, Terms, Unpack};
 
+use crate::{frame::Payloads, record::RecordRef};
+
 /// How many times `max_message_bytes` the entries of a message may inflate to.
 pub const INFLATED_TIMES: u64 = 16;
 
-/// Decodes a client's bytes, after the handshake, as a connection does, and
-/// gives the frames of its good events. For benchmarks and fuzzing; `messages`
-/// is the cap on a message, `frames` that on a frame, in bytes.
+/// Decodes a client's bytes, after the handshake, as a connection does: the
+/// frames of its good events in runs, and how many there are. For benchmarks
+/// and fuzzing; `messages` is the cap on a message, `frames` that on a frame,
+/// in bytes.
 #[doc(hidden)]
-pub fn decode(bytes: &[u8], text_keys: &[&str], messages: usize, frames: usize) -> (Bytes, u32) {
+pub fn decode(bytes: &[u8], text_keys: &[&str], messages: usize, frames: usize) -> (Vec<Bytes>, u64) {
     let mapping =
         Mapping { text_keys: text_keys.iter().map(|&key| key.to_owned()).collect(), max_frame: frames };
     let limits = Limits { entry: messages, total: messages as u64 * INFLATED_TIMES };
     let terms = Terms { mapping, limits };
-    let (mut stream, mut run, mut out) = (Splitter::default(), Run::default(), BytesMut::new());
-    let mut count = 0;
+    let (mut stream, mut run) = (Splitter::default(), Run::default());
+    let (mut runs, mut count) = (Vec::new(), 0);
+    let mut take = |run: &mut Run| {
+        let (frames, made) = run.take();
+        count += u64::from(made);
+        runs.extend((made > 0).then_some(frames));
+    };
     stream.feed(bytes);
     while let Ok(Some((_, raw))) = stream.next(messages) {
         let message = match Request::read(&raw) {
@@ -77,17 +85,32 @@ pub fn decode(bytes: &[u8], text_keys: &[&str], messages: usize, frames: usize) 
             Err(_) => break,
         };
         let mut unpack = Unpack::new(message, &terms);
-        loop {
-            let step = unpack.fill(&terms, &mut run);
-            if matches!(step, Step::End) {
-                break;
-            }
-            let (frames, made) = run.take();
-            out.unsplit(frames.into());
-            count += made;
+        while !matches!(unpack.fill(&terms, &mut run), Step::End) {
+            take(&mut run);
         }
     }
-    let (frames, made) = run.take();
-    out.unsplit(frames.into());
-    (out.freeze(), count + made)
+    take(&mut run);
+    (runs, count)
+}
+
+/// A target for a fuzzer: the first byte says how much of the rest is one
+/// PackedForward message's entries; everything else is a client's stream.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    const MOST: usize = 1 << 20;
+    let Some((first, rest)) = bytes.split_first() else { return };
+    let check = |stream: &[u8]| {
+        let (runs, count) = decode(stream, &["text", "log"], MOST, MOST);
+        let frames = runs.into_iter().flat_map(Payloads);
+        let good = frames.filter(|payload| RecordRef::parse(payload).is_ok()).count();
+        assert_eq!(good as u64, count, "a frame that admission would refuse");
+    };
+    check(rest);
+    let compressed: &[u8] = match first % 3 {
+        0 => b"\x80",
+        1 => b"\x81\xaacompressed\xa4gzip",
+        _ => b"\x81\xaacompressed\xa4zstd",
+    };
+    let length = u32::try_from(rest.len()).unwrap_or(u32::MAX).to_be_bytes();
+    check(&[b"\x93\xa1t\xc6", &length[..], rest, compressed].concat());
 }

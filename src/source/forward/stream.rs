@@ -61,7 +61,12 @@ impl Splitter {
         self.extent = Extent::default();
         let at = self.position;
         self.position += end as u64;
-        Ok(Some((at, self.buffer.split_to(end).freeze())))
+        let value = self.buffer.split_to(end).freeze();
+        if end > RESERVE_BYTES && self.buffer.len() < READ_BYTES {
+            // Lets the room of a long message go with it.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        Ok(Some((at, value)))
     }
 
     /// Where the value begins that is not whole yet.

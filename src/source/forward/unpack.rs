@@ -92,11 +92,13 @@ impl Unpack {
     /// first. To be called again until it says [`Step::End`].
     pub(super) fn fill(&mut self, terms: &Terms, run: &mut Run) -> Step {
         let most = terms.mapping.max_frame;
+        run.make_room(self.entries.len() - self.at);
         loop {
-            if self.at == self.entries.len()
-                && let Some(step) = self.next_entries(most)
-            {
-                return step;
+            if self.at == self.entries.len() {
+                if let Some(step) = self.next_entries(most) {
+                    return step;
+                }
+                run.make_room(self.entries.len());
             }
             if run.frames.len() >= RUN_BYTES {
                 return Step::Full;

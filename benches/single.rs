@@ -11,6 +11,7 @@ use serde_json::json;
 use thalweg::{
     frame::{DEFAULT_MAX_FRAME, FrameCodec, Payloads, put_frame},
     record::{RecordRef, Tier},
+    source::forward,
     store::fusion::{Candidate, Fusion, Weights, fuse},
     transform::{Settings, Words, chunk::chunk, pii::Scanner},
 };
@@ -73,6 +74,41 @@ fn parse_in_place(bencher: Bencher) {
     bencher
         .counter(BytesCount::new(payload.len()))
         .bench(|| RecordRef::parse(black_box(&payload)).unwrap().text.len());
+}
+
+/// A PackedForward chunk of 2,400 events of 427 bytes: about a megabyte.
+fn forwarded(compressed: &str) -> Vec<u8> {
+    let record = json!({
+        "log": "203.0.113.7 - - [06/May/2024:07:08:09 +0000] \"GET /assets/app.js HTTP/1.1\" 200 18213 \"-\" \
+                \"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/124.0 Safari\"\n",
+        "container_id": "9f2c5b7f0d6e4a1c8b3f7d2e6a9c0b4d8e1f5a7c3b6d9e2f4a8c1b5d7e0f3a6c",
+        "container_name": "/web-7d9c6b5f4-x2k8q",
+        "stream": "stdout",
+        "level": "info",
+        "n": 123_456,
+        "host": "node-17.example.com",
+        "pod": "web-7d9c6b5f4-x2k8q-0",
+    });
+    let time =
+        [&b"\x92\xd7\x00"[..], &1_714_979_289_u32.to_be_bytes(), &123_456_789_u32.to_be_bytes()].concat();
+    let entry = [time, rmp_serde::to_vec_named(&record).unwrap()].concat();
+    assert_eq!(entry.len(), 427);
+    let entries = entry.repeat(2_400);
+    let packed = if compressed == "zstd" { zstd::encode_all(&entries[..], 3).unwrap() } else { entries };
+    let length = u32::try_from(packed.len()).unwrap().to_be_bytes();
+    let options = rmp_serde::to_vec_named(&json!({"compressed": compressed})).unwrap();
+    [b"\x93\xa3app\xc6", &length[..], &packed, &options].concat()
+}
+
+/// From a client's bytes to frames for the log, without admission's proof.
+#[divan::bench(args = ["none", "zstd"])]
+fn forward_chunk(bencher: Bencher, compressed: &str) {
+    let chunk = forwarded(compressed);
+    bencher.counter(BytesCount::new(2_400usize * 427)).counter(ItemsCount::new(2_400usize)).bench(|| {
+        let (runs, count) = forward::decode(black_box(&chunk), &["text", "log"], 64 << 20, 16 << 20);
+        assert_eq!(count, 2_400);
+        runs
+    });
 }
 
 #[divan::bench]

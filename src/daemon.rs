@@ -35,6 +35,7 @@ use crate::{
     },
     source::{
         file::{self, Content, Files},
+        forward,
         socket::Listener,
     },
     store::{Lease, Store},
@@ -257,9 +258,15 @@ impl Daemon {
             .await
             .with_context(|| format!("[http] cannot listen on {}", pipeline.http.listen))?;
         let listeners = bind_all(&pipeline).await?;
+        let forwards = bind_forwards(&pipeline).await?;
+        let forward_addresses = forwards.iter().map(|bound| (bound.name().to_owned(), bound.address()));
         let addresses = Addresses {
             http: http.local_addr()?.to_string(),
-            sources: listeners.iter().map(|(name, _, listener)| (name.clone(), listener.address())).collect(),
+            sources: listeners
+                .iter()
+                .map(|(name, _, listener)| (name.clone(), listener.address()))
+                .chain(forward_addresses)
+                .collect(),
         };
         let mut daemon = Self {
             addresses,
@@ -276,6 +283,7 @@ impl Daemon {
         daemon.start_workers(lease, &batch_tag, clock)?;
         daemon.start_server(http, &ingest, batch_tag, metrics, started);
         daemon.start_sources(listeners, &ingest);
+        daemon.start_forwards(forwards, &ingest);
         Ok(daemon)
     }
 
@@ -352,8 +360,16 @@ impl Daemon {
                     let task = file::stdin(source.name.clone(), content, ingest.clone());
                     self.sources.spawn(source.name.clone(), task);
                 }
-                Source::Tcp(_) | Source::Unix(_) | Source::Http(_) => {}
+                Source::Tcp(_) | Source::Unix(_) | Source::Http(_) | Source::Forward(_) => {}
             }
+        }
+    }
+
+    fn start_forwards(&mut self, listeners: Vec<forward::Listener>, ingest: &Ingest) {
+        for listener in listeners {
+            let name = listener.name().to_owned();
+            let task = listener.run(ingest.clone(), self.bench.cpu.clone(), Box::new(rand::random));
+            self.sources.spawn(name, task);
         }
     }
 
@@ -459,10 +475,20 @@ async fn bind_all(pipeline: &Pipeline) -> Result<Vec<(String, usize, Listener)>>
         let (max, listener) = match source {
             Source::Tcp(tcp) => (tcp.max_connections, Listener::tcp(&tcp.listen.to_string()).await),
             Source::Unix(unix) => (unix.max_connections, Listener::unix(&unix.path).await),
-            Source::File(_) | Source::Stdin(_) | Source::Http(_) => continue,
+            Source::File(_) | Source::Stdin(_) | Source::Http(_) | Source::Forward(_) => continue,
         };
         let listener = listener.with_context(|| format!("source `{}` cannot listen", source.name()))?;
         bound.push((source.name().to_owned(), max, listener));
+    }
+    Ok(bound)
+}
+
+async fn bind_forwards(pipeline: &Pipeline) -> Result<Vec<forward::Listener>> {
+    let mut bound = Vec::new();
+    for source in &pipeline.sources {
+        let Source::Forward(settings) = source else { continue };
+        let listener = forward::Listener::bind(settings).await;
+        bound.push(listener.with_context(|| format!("source `{}` cannot listen", settings.name))?);
     }
     Ok(bound)
 }

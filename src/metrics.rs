@@ -20,6 +20,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     describe_counter!("ingest_processed_total", "Frames acknowledged as durable.");
     describe_counter!("ingest_rejected_total", "Frames refused at the door, by code.");
+    describe_counter!(
+        "ingest_connections_refused_total",
+        "Connections refused before their first frame, by reason."
+    );
     describe_gauge!("ingest_connections_open", "Connections being served.");
     describe_counter!("log_groups_total", "Group commits: one write and one fsync each.");
     describe_counter!("log_appends_total", "Appends in those groups.");
@@ -51,6 +55,11 @@ pub fn ingest_processed(frames: u64) {
 /// A frame refused at the door.
 pub fn ingest_rejected(code: &'static str) {
     counter!("ingest_rejected_total", "code" => code).increment(1);
+}
+
+/// A connection was refused before its first frame.
+pub fn connection_refused(reason: &'static str) {
+    counter!("ingest_connections_refused_total", "reason" => reason).increment(1);
 }
 
 /// A connection opened (1) or closed (-1).

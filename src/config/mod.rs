@@ -14,6 +14,7 @@ mod pipeline;
 mod problem;
 mod read;
 mod schema;
+mod secret;
 mod sections;
 mod source;
 mod suggest;
@@ -36,8 +37,9 @@ pub use self::{
     listen::Listen,
     pipeline::Pipeline,
     problem::{ConfigErrors, Problem},
+    secret::Secret,
     sections::{Http, Search, Shutdown},
-    source::{File, Format, Http as HttpSource, Source, Stdin, Tcp, Unix},
+    source::{File, Format, Forward, Http as HttpSource, Source, Stdin, Tcp, Tls, Unix},
 };
 use self::{
     interpolate::expand_all,
@@ -150,6 +152,7 @@ fn read_source(
         "stdin" => read(text, table, path, &own, problems).map(Source::Stdin),
         "file" => read(text, table, path, &own, problems).map(Source::File),
         "http" => read(text, table, path, &own, problems).map(Source::Http),
+        "forward" => read(text, table, path, &own, problems).map(Source::Forward),
         _ => None,
     }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::listen::Listen;
+use super::{listen::Listen, secret::Secret};
+use crate::units::ByteSize;
 
 /// One `[[source]]` of a pipeline file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +22,8 @@ pub enum Source {
     File(File),
     /// Frames, JSON or JSON Lines by `POST` to the address of `[http]`.
     Http(Http),
+    /// Events from Fluent Bit, Fluentd and what else speaks their protocol.
+    Forward(Forward),
 }
 
 /// Settings of a source of type `tcp`.
@@ -90,6 +93,42 @@ pub struct Http {
     pub name: String,
 }
 
+/// Settings of a source of type `forward`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct Forward {
+    /// Name of the source, unique in the file.
+    pub name: String,
+    /// Address and port to listen on. Other machines may connect only where
+    /// `shared_key` and `tls` are both set.
+    pub listen: Listen,
+    /// Connections served at once; further ones wait.
+    pub max_connections: usize,
+    /// Most bytes of one message, such as a chunk of Fluentd, on the wire.
+    pub max_message_bytes: ByteSize,
+    /// Fields that may hold the text, the preferred one first.
+    pub text_keys: Vec<String>,
+    /// Key that clients must have too; without it everybody is let in.
+    pub shared_key: Option<Secret>,
+    /// The name that clients are told; it must not be the name of any of them.
+    pub self_hostname: String,
+    /// TLS, where connections are to be encrypted.
+    pub tls: Option<Tls>,
+}
+
+/// Files of a TLS server, in PEM format.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct Tls {
+    /// Its certificate, then those that vouch for it; relative to the working
+    /// directory.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
 /// How records are written one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -125,6 +164,21 @@ impl Default for Http {
     }
 }
 
+impl Default for Forward {
+    fn default() -> Self {
+        Self {
+            name: "forward".to_owned(),
+            listen: Listen::local(24224),
+            max_connections: max_connections(),
+            max_message_bytes: ByteSize::mib(64),
+            text_keys: ["text", "log", "message", "msg", "MESSAGE"].map(str::to_owned).to_vec(),
+            shared_key: None,
+            self_hostname: "thalweg".to_owned(),
+            tls: None,
+        }
+    }
+}
+
 impl Unix {
     fn default_name() -> String {
         "unix".to_owned()
@@ -146,6 +200,7 @@ impl Source {
             Self::Stdin(source) => &source.name,
             Self::File(source) => &source.name,
             Self::Http(source) => &source.name,
+            Self::Forward(source) => &source.name,
         }
     }
 
@@ -157,6 +212,7 @@ impl Source {
             Self::Stdin(_) => "stdin",
             Self::File(_) => "file",
             Self::Http(_) => "http",
+            Self::Forward(_) => "forward",
         }
     }
 }

@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, path::Path};
 
-use super::{listen::Listen, pipeline::Pipeline, source::Source};
+use super::{
+    listen::Listen,
+    pipeline::Pipeline,
+    source::{Forward, Source},
+};
 use crate::setting::SettingError;
 
 /// A socket's path must fit `sockaddr_un`, with its closing zero.
@@ -115,8 +119,12 @@ fn sources(pipeline: &Pipeline) -> Vec<SettingError> {
             }
             _ => {}
         }
+        if let Source::Forward(forward) = source {
+            forward_settings(forward).into_iter().for_each(|(key, message)| refuse(key, message.to_owned()));
+        }
         if let Source::Tcp(super::Tcp { max_connections: 0, .. })
-        | Source::Unix(super::Unix { max_connections: 0, .. }) = source
+        | Source::Unix(super::Unix { max_connections: 0, .. })
+        | Source::Forward(super::Forward { max_connections: 0, .. }) = source
         {
             refuse("max_connections", "with 0 connections nothing could arrive; write 1 or more".to_owned());
         }
@@ -124,22 +132,64 @@ fn sources(pipeline: &Pipeline) -> Vec<SettingError> {
     found
 }
 
-/// Addresses: on this machine only, and each used once.
+/// Why an address must be one that only this machine can reach.
+#[derive(Clone, Copy)]
+struct OnlyHere(&'static str);
+
+impl OnlyHere {
+    const ALWAYS: Option<Self> =
+        Some(Self("and authentication does not exist yet; listen on 127.0.0.1 or [::1]"));
+    const FORWARD: Self =
+        Self("which needs both `shared_key` and `tls`; set them, or listen on 127.0.0.1 or [::1]");
+}
+
+/// The least cap on a message: what a busy logger sends at a time.
+const MIN_MESSAGE_BYTES: u64 = 64 << 10;
+
+fn forward_settings(forward: &Forward) -> Vec<(&'static str, &'static str)> {
+    let empty_path = |path: &Path| path.as_os_str().is_empty();
+    let tls = forward.tls.as_ref();
+    [
+        (forward.max_message_bytes.0 < MIN_MESSAGE_BYTES, "max_message_bytes", "write 64KiB or more"),
+        (
+            forward.text_keys.iter().all(String::is_empty),
+            "text_keys",
+            "name at least one field; records without a text are refused",
+        ),
+        (
+            forward.shared_key.as_ref().is_some_and(|key| key.reveal().is_empty()),
+            "shared_key",
+            "the key is empty; write one, or leave the setting out",
+        ),
+        (forward.self_hostname.is_empty(), "self_hostname", "the name is empty"),
+        (tls.is_some_and(|tls| empty_path(&tls.cert)), "tls.cert", "the path is empty; name a PEM file"),
+        (tls.is_some_and(|tls| empty_path(&tls.key)), "tls.key", "the path is empty; name a PEM file"),
+    ]
+    .into_iter()
+    .filter_map(|(wrong, key, message)| wrong.then_some((key, message)))
+    .collect()
+}
+
+/// Addresses: on this machine only, unless strangers are kept out, and each
+/// used once.
 fn listeners(pipeline: &Pipeline) -> Vec<SettingError> {
     let mut found = Vec::new();
     let mut addresses: HashMap<Listen, String> = HashMap::new();
     let mut sockets: HashMap<&Path, String> = HashMap::new();
     let taken = |by: &str| format!("`{by}` listens there already; choose another");
     let tcp = pipeline.sources.iter().enumerate().filter_map(|(i, source)| match source {
-        Source::Tcp(tcp) => Some((format!("source[{i}].listen"), tcp.listen)),
+        Source::Tcp(tcp) => Some((format!("source[{i}].listen"), tcp.listen, OnlyHere::ALWAYS)),
+        Source::Forward(forward) => {
+            let only_here =
+                (forward.shared_key.is_none() || forward.tls.is_none()).then_some(OnlyHere::FORWARD);
+            Some((format!("source[{i}].listen"), forward.listen, only_here))
+        }
         _ => None,
     });
-    for (key, listen) in std::iter::once(("http.listen".to_owned(), pipeline.http.listen)).chain(tcp) {
-        if !listen.is_local() {
-            let message = format!(
-                "`{listen}` can be reached from other machines, and authentication does not exist yet; \
-                 listen on 127.0.0.1 or [::1]"
-            );
+    let http = ("http.listen".to_owned(), pipeline.http.listen, OnlyHere::ALWAYS);
+    for (key, listen, only_here) in std::iter::once(http).chain(tcp) {
+        if let Some(OnlyHere(why)) = only_here.filter(|_| !listen.is_local()) {
+            let message = format!("`{listen}` can be reached from other machines, {why}");
             found.push(SettingError::new(key.clone(), message));
         }
         if listen.0.port() == 0 {

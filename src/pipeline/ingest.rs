@@ -45,6 +45,9 @@ pub struct Refusal {
     pub message: String,
     /// Whether nothing after it was taken either.
     pub fatal: bool,
+    /// Whether it is kept as a dead letter.
+    #[serde(skip)]
+    pub kept: bool,
 }
 
 /// What became of a stretch of frames.
@@ -218,11 +221,11 @@ impl Ingest {
             ..NewDeadLetter::default()
         };
         let refusal = match self.inner.store.add_dead_letter(&letter).await {
-            Ok(_) => Refusal { frame, byte, code, message, fatal },
+            Ok(_) => Refusal { frame, byte, code, message, fatal, kept: true },
             Err(error) => {
                 tracing::error!(%error, source = origin.source, frame, byte, code, "a dead letter could not be kept");
                 let message = format!("{message}; it could not be kept as a dead letter either: {error}");
-                Refusal { frame, byte, code, message, fatal }
+                Refusal { frame, byte, code, message, fatal, kept: false }
             }
         };
         Submitted { first_frame: frame, first_byte: byte, frames: 1, state: State::Refused(refusal) }
@@ -277,5 +280,5 @@ fn taken(appended: Appended) -> Answer {
 
 /// A log that takes nothing refuses everything that follows too.
 fn refusal_of(error: &AppendError, frame: u64, byte: u64) -> Refusal {
-    Refusal { frame, byte, code: error.code(), message: error.to_string(), fatal: true }
+    Refusal { frame, byte, code: error.code(), message: error.to_string(), fatal: true, kept: false }
 }

@@ -26,7 +26,7 @@ const READ_BYTES: usize = 64 << 10;
 /// Stretches of frames that may wait for their answer on one connection.
 const ANSWERS_UNDER_WAY: usize = 64;
 /// How long a client has to close after the server did.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 enum Outgoing {
     Submitted(Submitted),
@@ -89,7 +89,7 @@ async fn receive<R: AsyncRead + Unpin>(
 
 /// Writes what is in `out`. Once the pipeline closes, a client has
 /// [`LINGER`] to take it: one that does not read must not hold up the stop.
-async fn write_out<W: AsyncWrite + Unpin>(
+pub(super) async fn write_out<W: AsyncWrite + Unpin>(
     write: &mut W,
     out: &mut BytesMut,
     closing: &CancellationToken,

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod file;
+pub mod forward;
 pub mod json;
 pub mod socket;
 pub mod wire;

@@ -126,7 +126,7 @@ impl Listener {
 }
 
 /// Counts an open connection and logs how it broke, if it did.
-async fn watched(connection: impl Future<Output = io::Result<()>>, origin: &Origin) {
+pub(super) async fn watched(connection: impl Future<Output = io::Result<()>>, origin: &Origin) {
     metrics::connections_open(1.0);
     if let Err(error) = connection.await {
         tracing::info!(%error, source = origin.source, peer = origin.peer, "a connection broke");

@@ -14,14 +14,15 @@ use crate::{
 };
 
 /// A small file system in memory; unmounted when dropped.
-struct Disk {
-    at: PathBuf,
+pub struct Disk {
+    /// Where it is mounted.
+    pub at: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Disk {
     /// Of `size`. `None`, said loudly, where mounting is not permitted.
-    fn mount(size: &str) -> Option<Self> {
+    pub fn mount(size: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let disk = Self { at: folder.path().to_owned(), _folder: folder };
         let size = format!("size={size}");
@@ -36,7 +37,8 @@ impl Disk {
         }
     }
 
-    fn resize(&self, size: &str) {
+    /// Gives it another size.
+    pub fn resize(&self, size: &str) {
         let options = format!("remount,size={size}");
         let done = Command::new("mount").args(["-o", &options]).arg(&self.at).status().unwrap();
         assert!(done.success());
@@ -49,7 +51,8 @@ impl Drop for Disk {
     }
 }
 
-const SMALL: &str = "[log]\nmax_frame_bytes = \"16KiB\"\nsegment_bytes = \"1100KiB\"\n";
+/// A log that is full soon.
+pub const SMALL: &str = "[log]\nmax_frame_bytes = \"16KiB\"\nsegment_bytes = \"1100KiB\"\n";
 
 /// Produces until the log says that it is full, and stays so.
 async fn fill(daemon: &Daemon, ledger: &mut Ledger) {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -14,6 +14,7 @@ use thalweg::record::{Defaults, RecordRef};
 use crate::{
     daemon::{Site, TCP, fixture},
     producer::{Producer, Reply, framed, text_frame},
+    tools,
 };
 
 #[derive(Deserialize)]
@@ -133,28 +134,9 @@ fn frames_at_the_edge_of_what_is_allowed_decode_to_what_they_say() {
     }
 }
 
-/// A Python with `msgpack`, made once below `target`. Fails loudly without
-/// Python: the client in the documentation must not rot unseen.
-fn python() -> PathBuf {
-    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-venv");
-    let python = home.join("bin/python");
-    let run = |program: &Path, arguments: &[&str]| {
-        let done = Command::new(program).args(arguments).output().unwrap_or_else(|e| {
-            panic!("{} does not run ({e}); this test needs python3 with venv and pip", program.display())
-        });
-        assert!(done.status.success(), "{} {arguments:?}: {done:?}", program.display());
-    };
-    let has_msgpack = Command::new(&python).args(["-c", "import msgpack"]).output();
-    if !has_msgpack.is_ok_and(|done| done.status.success()) {
-        run(Path::new("python3"), &["-m", "venv", home.to_str().unwrap()]);
-        run(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "msgpack"]);
-    }
-    python
-}
-
 #[tokio::test]
 async fn the_client_of_the_documentation_sends_a_whole_fixture() {
-    let python = python();
+    let python = tools::python();
     let site = Site::new(TCP);
     let daemon = site.start();
     let (host, port) = daemon.tcp().rsplit_once(':').unwrap();

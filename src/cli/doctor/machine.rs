@@ -140,6 +140,7 @@ fn open_files(pipeline: &Pipeline) -> Check {
         .map(|source| match source {
             Source::Tcp(tcp) => tcp.max_connections,
             Source::Unix(unix) => unix.max_connections,
+            Source::Forward(forward) => forward.max_connections,
             Source::File(_) | Source::Stdin(_) | Source::Http(_) => 0,
         })
         .sum();

@@ -178,6 +178,30 @@ fn only_this_machine_may_connect_while_there_is_no_authentication() {
 }
 
 #[test]
+fn a_forward_source_may_be_reached_from_elsewhere_with_both_a_key_and_tls() {
+    let forward =
+        |more: &str| file(&format!("[[source]]\ntype = \"forward\"\nlisten = \"0.0.0.0:24224\"\n{more}"));
+    let (key, tls) = ("shared_key = \"k\"\n", "tls = { cert = \"c.pem\", key = \"k.pem\" }\n");
+    for not_enough in ["", key, tls] {
+        refused(&forward(not_enough), (6, 1, 6), "source[1].listen", "needs both `shared_key` and `tls`");
+    }
+    assert!(parse(&forward(&format!("{key}{tls}")), "x.toml", NONE).is_ok());
+    let here = |more: &str| file(&format!("[[source]]\ntype = \"forward\"\n{more}"));
+    refused(&here("shared_key = \"\""), (6, 1, 10), "source[1].shared_key", "the key is empty");
+    refused(&here("text_keys = []"), (6, 1, 9), "source[1].text_keys", "at least one field");
+    refused(&here("max_message_bytes = 1"), (6, 1, 17), "source[1].max_message_bytes", "64KiB or more");
+    refused(&here("max_connections = 0"), (6, 1, 15), "source[1].max_connections", "1 or more");
+    refused(&here("tls = { cert = \"c.pem\" }"), (6, 1, 3), "source[1].tls.key", "needs the key `key`");
+    refused(&here("tls = { cert = \"\", key = \"k\" }"), (6, 9, 4), "source[1].tls.cert", "name a PEM file");
+    refused(
+        &here("listen = \"127.0.0.1:7410\""),
+        (6, 1, 6),
+        "source[1].listen",
+        "`source[0].listen` listens",
+    );
+}
+
+#[test]
 fn all_problems_are_reported_at_once_in_the_order_of_the_file() {
     let text = "nmae = \"x\"\n[[source]]\ntype = \"tcp\"\nlisten = \"x\"\nmax_connections = -1\nfoo = 1\n\
                 [log]\nsegment_age = \"1\"\ngroup_bytes = \"1 ton\"\n[embed]\nthreads = \"${N}\"\n\

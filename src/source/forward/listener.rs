@@ -1,0 +1,162 @@
+//! Accepts connections, over TCP or TLS.
+
+use std::{io, sync::Arc};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::Instrument;
+
+use super::{
+    INFLATED_TIMES,
+    connection::{self, HANDSHAKE_TIMEOUT, Shared},
+    event::Mapping,
+    handshake::{Nonce, Secret},
+    inflate::Limits,
+    tls::{self, TlsError},
+    unpack::Terms,
+};
+use crate::{
+    config,
+    dataflow::Cpu,
+    metrics,
+    pipeline::{Ingest, Origin},
+    source::socket::watched,
+};
+
+/// Draws the nonce of a connection; no two should be alike.
+pub type DrawNonce = Box<dyn FnMut() -> [u8; 16] + Send>;
+
+/// Why a source cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is taken or not one of this machine.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: config::Listen,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A source of type `forward`, bound to its address.
+pub struct Listener {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    settings: config::Forward,
+}
+
+impl Listener {
+    /// Binds the address and reads the files of `tls`.
+    pub async fn bind(settings: &config::Forward) -> Result<Self, BindError> {
+        let tls = settings.tls.as_ref().map(|tls| tls::acceptor(&tls.cert, &tls.key)).transpose()?;
+        let address = settings.listen;
+        let listener =
+            TcpListener::bind(address.0).await.map_err(|source| BindError::Listen { address, source })?;
+        Ok(Self { listener, tls, settings: settings.clone() })
+    }
+
+    /// The source's name.
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// The address to connect to.
+    pub fn address(&self) -> String {
+        self.listener.local_addr().map_or_else(|_| "unknown".into(), |address| address.to_string())
+    }
+
+    /// Accepts and serves connections until the pipeline closes, then waits
+    /// for those that are open. At most `max_connections` are served at once;
+    /// others wait in the system's queue.
+    pub async fn run(self, ingest: Ingest, cpu: Cpu, mut draw_nonce: DrawNonce) -> io::Result<()> {
+        let Self { listener, tls, settings } = self;
+        let room = Arc::new(Semaphore::new(settings.max_connections));
+        let shared = Arc::new(shared(&settings, ingest, cpu));
+        let closing = shared.ingest.closing();
+        let mut connections = JoinSet::new();
+        loop {
+            let place = tokio::select! {
+                () = closing.cancelled() => break,
+                place = room.clone().acquire_owned() => place,
+                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            };
+            let accepted = tokio::select! {
+                () = closing.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            let (socket, peer) = match accepted {
+                Ok(accepted) => accepted,
+                // Out of file descriptors, or a client gone before it was
+                // accepted: neither ends the source.
+                Err(error) => {
+                    tracing::warn!(%error, source = settings.name, "a connection could not be accepted");
+                    sleep(std::time::Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let origin = Origin { source: settings.name.clone(), peer: Some(peer.to_string()) };
+            let (tls, shared, nonce) = (tls.clone(), shared.clone(), draw_nonce());
+            let served = async move {
+                watched(serve(socket, tls, &origin, nonce, &shared), &origin).await;
+                drop(place);
+            };
+            connections.spawn(served.in_current_span());
+        }
+        while connections.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+fn shared(settings: &config::Forward, ingest: Ingest, cpu: Cpu) -> Shared {
+    let max_message = settings.max_message_bytes;
+    let mapping = Mapping { text_keys: settings.text_keys.clone(), max_frame: ingest.max_frame().as_usize() };
+    let total = max_message.0.saturating_mul(INFLATED_TIMES);
+    let limits = Limits { entry: max_message.as_usize(), total };
+    let secret = settings
+        .shared_key
+        .as_ref()
+        .map(|key| Secret { key: key.reveal().to_owned(), hostname: settings.self_hostname.clone() });
+    let terms = Terms { mapping, limits };
+    Shared { ingest, cpu, terms, max_message: max_message.as_usize(), secret }
+}
+
+async fn serve(
+    socket: TcpStream,
+    tls: Option<TlsAcceptor>,
+    origin: &Origin,
+    nonce: Nonce,
+    shared: &Arc<Shared>,
+) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let Some(tls) = tls else {
+        let (read, write) = socket.into_split();
+        return connection::serve(read, write, origin, nonce, shared).await;
+    };
+    let accepted = tokio::select! {
+        () = shared.ingest.closing().cancelled() => return Ok(()),
+        accepted = timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => accepted,
+    };
+    let accepted =
+        accepted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no TLS in time")));
+    match accepted {
+        Ok(stream) => {
+            let (read, write) = tokio::io::split(stream);
+            connection::serve(read, write, origin, nonce, shared).await
+        }
+        // It only looked whether there is a server.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+        Err(error) => {
+            metrics::connection_refused("tls");
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Interpreters with the clients of other people, installed once below
+//! `target` in the versions named here.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// From PyPI.
+const PYTHON: [&str; 2] = ["msgpack==1.2.4", "fluent-logger==0.11.1"];
+/// From npm.
+const NODE: [&str; 2] = ["@fluent-org/logger@1.0.10", "@msgpack/msgpack@2.8.0"];
+
+fn target(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(name)
+}
+
+/// A file below `tests/clients`.
+pub fn client(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
+/// Runs `install` unless `packages` are in `home` already. Tests run as
+/// processes side by side, and one of them installs.
+fn once(home: &Path, packages: &[&str], install: impl FnOnce()) {
+    fs::create_dir_all(home).unwrap();
+    let lock = File::create(home.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let installed = home.join("installed");
+    if fs::read_to_string(&installed).unwrap_or_default() != packages.join(" ") {
+        install();
+        fs::write(installed, packages.join(" ")).unwrap();
+    }
+}
+
+fn run(program: &Path, arguments: &[&str]) {
+    let done = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{} does not run: {error}", program.display()));
+    assert!(done.status.success(), "{} {arguments:?}: {done:?}", program.display());
+}
+
+/// A Python with the packages above. Fails loudly without Python: the client
+/// in the documentation must not rot unseen.
+pub fn python() -> PathBuf {
+    let home = target("test-venv");
+    let python = home.join("bin/python");
+    once(&home, &PYTHON, || {
+        let version = Command::new("python3").arg("--version").output();
+        assert!(version.is_ok_and(|done| done.status.success()), "this test needs python3 with venv and pip");
+        run(Path::new("python3"), &["-m", "venv", home.to_str().unwrap()]);
+        run(
+            &python,
+            &[&["-m", "pip", "install", "--quiet", "--disable-pip-version-check"][..], &PYTHON].concat(),
+        );
+    });
+    python
+}
+
+/// A `node` that finds the packages above; none, said loudly, where node and
+/// npm are missing.
+pub fn node() -> Option<Command> {
+    let present =
+        |tool: &str| Command::new(tool).arg("--version").output().is_ok_and(|done| done.status.success());
+    if !present("node") || !present("npm") {
+        eprintln!(
+            "SKIPPED: node or npm is missing, so nothing was tested (Debian: apt-get install nodejs npm)"
+        );
+        return None;
+    }
+    let home = target("test-node");
+    once(&home, &NODE, || {
+        let options = ["install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"];
+        run(Path::new("npm"), &[&options[..], &[home.to_str().unwrap()], &NODE].concat());
+    });
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", home.join("node_modules"));
+    Some(node)
+}
+
+/// A certificate for 127.0.0.1 and its key, in files of `folder`; none, said
+/// loudly, where openssl is missing.
+pub fn certificate(folder: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+        .args(["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output();
+    match made {
+        Ok(done) if done.status.success() => Some((cert, key)),
+        Ok(done) => panic!("openssl makes no certificate: {done:?}"),
+        Err(error) => {
+            eprintln!(
+                "SKIPPED: openssl does not run ({error}), so TLS was not tested (Debian: apt-get install openssl)"
+            );
+            None
+        }
+    }
+}

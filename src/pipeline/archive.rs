@@ -14,10 +14,11 @@ use crate::{
     artifact::{ArtifactError, Artifacts, Description, hex},
     clock::Clock,
     dataflow::Cpu,
+    dictionary::{Library, LoadError},
     log::{LogReader, RawFile, Sealer, Segment},
     metrics,
     record::RecordRef,
-    segment::{self, SealError, SegmentHeader},
+    segment::{self, DictionaryUse, SealError, SegmentHeader},
     store::{SegmentRow, Store, StoreError},
 };
 
@@ -31,6 +32,16 @@ pub enum ArchiveError {
         base: u64,
         /// Why.
         source: SealError,
+    },
+    /// The adopted dictionary cannot be had.
+    #[error(
+        "segment {base} cannot be sealed: {source}; or seal without a dictionary: set `dictionary = \"off\"` in `[segment]`"
+    )]
+    Dictionary {
+        /// Its first offset.
+        base: u64,
+        /// Why.
+        source: LoadError,
     },
     /// The sealed file could not be read back.
     #[error("segment {base} was sealed but cannot be read back: {source}")]
@@ -137,8 +148,17 @@ impl Archive {
             sealed_at_ms: (self.clock)(),
         };
         let (settings, to, from) = (self.settings.clone(), path.clone(), raw.clone());
-        let seal = move || segment::seal(from.batches(), header, &settings, time_of, &to);
-        let sealed = self.cpu.run(seal).await.map_err(|source| ArchiveError::Seal { base, source })?;
+        let seal = move || {
+            let dictionary = match settings.dictionary {
+                DictionaryUse::Off => None,
+                DictionaryUse::Adopted => Library::beside(&to)
+                    .adopted()
+                    .map_err(|source| ArchiveError::Dictionary { base, source })?,
+            };
+            segment::seal_with(from.batches(), header, &settings, dictionary.as_deref(), time_of, &to)
+                .map_err(|source| ArchiveError::Seal { base, source })
+        };
+        let sealed = self.cpu.run(seal).await?;
         let reader =
             segment::Reader::open(&path).map_err(|source| ArchiveError::ReadBack { base, source })?;
         let object_digest = hex(&sealed.object_digest);
@@ -189,19 +209,18 @@ impl Archive {
         let info = reader.info();
         let name = format!("{}/{:020}", info.stream, info.base_offset);
         let content_digest = hex(&info.content_digest);
-        let what = Description {
-            kind: "segment",
-            name,
-            extension: "seg.zst",
-            meta: serde_json::json!({
-                "stream": info.stream,
-                "base_offset": info.base_offset,
-                "end_offset": info.end_offset,
-                "records": info.records,
-                "content_digest": content_digest,
-            }),
-            now_ms: (self.clock)(),
-        };
+        let mut meta = serde_json::json!({
+            "stream": info.stream,
+            "base_offset": info.base_offset,
+            "end_offset": info.end_offset,
+            "records": info.records,
+            "content_digest": content_digest,
+        });
+        if let (Some(dictionary), Some(meta)) = (info.dictionary, meta.as_object_mut()) {
+            // What keeps the dictionary: `Store::dictionary_users`.
+            meta.insert("dictionary".into(), dictionary.hex().into());
+        }
+        let what = Description { kind: "segment", name, extension: "seg.zst", meta, now_ms: (self.clock)() };
         let artifact = self.artifacts.put_file(path, object_digest, what).await?;
         let row = SegmentRow {
             stream: info.stream.clone(),

@@ -15,10 +15,11 @@ use super::{
     index::IndexError,
     info::{BlockInfo, Index},
     locate::{self, Located, read_at},
-    read::ReadError,
+    read::{ReadError, dictionary_of},
     salvage::{Salvage, salvage},
     seek_table::{self, ENTRY_BYTES, Entry},
 };
+use crate::dictionary::Dictionary;
 
 const HASH_BUFFER_BYTES: usize = 256 << 10;
 
@@ -39,11 +40,10 @@ pub fn verify(path: &Path, expected_object_digest: Option<&[u8; 32]>) -> Result<
     let file_len = file.metadata().map_err(io_error)?.len();
     let object_digest = digest_of(&file).map_err(io_error)?;
     let mut report = match locate::locate(&file, file_len).map_err(io_error)? {
-        Ok(Located { index, .. }) if index.info.dictionary_id != 0 => {
-            let dictionary_id = index.info.dictionary_id;
-            return Err(ReadError::Dictionary { path: path.to_owned(), dictionary_id });
+        Ok(located) => {
+            let dictionary = dictionary_of(path, &located.index.info)?;
+            with_index(&file, file_len, located, dictionary.as_deref(), object_digest).map_err(io_error)?
         }
-        Ok(located) => with_index(&file, file_len, located, object_digest).map_err(io_error)?,
         Err(source @ IndexError::Version { .. }) => {
             return Err(ReadError::Index { path: path.to_owned(), source });
         }
@@ -84,14 +84,16 @@ fn with_index(
     file: &File,
     file_len: u64,
     Located { index, end }: Located,
+    dictionary: Option<&Dictionary>,
     object_digest: Digest,
 ) -> io::Result<VerifyReport> {
-    let mut content = Content { digest: Some(Sha256::new()), checksums: Vec::new(), damage: Vec::new() };
+    let mut content =
+        Content { dictionary, digest: Some(Sha256::new()), checksums: Vec::new(), damage: Vec::new() };
     for (block, info) in index.blocks.iter().enumerate() {
         let packed = read_at(file, info.position, info.compressed_len as usize)?;
         content.judge(block, info, &packed);
     }
-    let Content { digest, checksums, mut damage } = content;
+    let Content { digest, checksums, mut damage, .. } = content;
     let found = digest.map(|digest| Digest::from(digest.finalize()));
     let expected = index.info.content_digest;
     if let Some(found) = found.filter(|found| *found != expected) {
@@ -102,7 +104,8 @@ fn with_index(
 }
 
 /// What the blocks give, one after the other.
-struct Content {
+struct Content<'a> {
+    dictionary: Option<&'a Dictionary>,
     /// `None` after a block that could not be read.
     digest: Option<Sha256>,
     /// The checksum each block ends with; `None` if those bytes are in doubt.
@@ -110,12 +113,12 @@ struct Content {
     damage: Vec<Damage>,
 }
 
-impl Content {
+impl Content<'_> {
     fn judge(&mut self, block: usize, info: &BlockInfo, packed: &[u8]) {
         let computed = crc32c::crc32c(packed);
         let untouched = computed == info.crc32c;
         self.checksums.push(untouched.then(|| block::content_checksum(packed)));
-        let (records_lost, reason) = match block::unpack(packed, info) {
+        let (records_lost, reason) = match block::unpack(packed, info, self.dictionary) {
             Ok(plain) => {
                 if let Some(digest) = &mut self.digest {
                     digest.update(&plain);

@@ -9,12 +9,15 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::progress::Progress;
+use super::{
+    dictionaries::{Dictionaries, DictionariesError, Training},
+    progress::Progress,
+};
 use crate::{
     artifact::{ArtifactError, Artifacts, Description, hex},
     clock::Clock,
     dataflow::Cpu,
-    dictionary::{Library, LoadError},
+    dictionary::{Library, LoadError, Verdict},
     log::{LogReader, RawFile, Sealer, Segment},
     metrics,
     record::RecordRef,
@@ -107,6 +110,10 @@ impl Archive {
                     wait = FIRST_WAIT;
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
+                        () = self.train_if_due() => {}
+                    }
+                    tokio::select! {
+                        () = stop.cancelled() => return Ok(()),
                         changed = durable.wait_for(|d| d.active_base != active) => changed.is_ok(),
                     }
                 }
@@ -136,6 +143,37 @@ impl Archive {
             done += 1;
         }
         Ok(done)
+    }
+
+    /// Trains a dictionary if enough segments were sealed since the last time.
+    /// Nobody waits for one, so a failure is shown and tried again after the
+    /// next segment.
+    async fn train_if_due(&self) {
+        match self.train().await {
+            Ok(None) => {}
+            Ok(Some((digest, adopted))) => {
+                tracing::info!(stream = self.log.stream(), digest, adopted, "dictionary trained");
+            }
+            Err(error) => {
+                tracing::error!(%error, stream = self.log.stream(), "training a dictionary failed");
+            }
+        }
+    }
+
+    /// The best dictionary's digest, and whether it was adopted; `None` if
+    /// nothing was due.
+    async fn train(&self) -> Result<Option<(String, bool)>, DictionariesError> {
+        let dictionaries = Dictionaries {
+            stream: self.log.stream().to_owned(),
+            library: Library::of_segments(&self.folder),
+            settings: self.settings.clone(),
+            artifacts: self.artifacts.clone(),
+        };
+        if !dictionaries.due(&self.log, self.settings.train_after_segments).await? {
+            return Ok(None);
+        }
+        let trial = dictionaries.train(&self.log, Training::default(), &self.cpu, (self.clock)()).await?;
+        Ok(Some((trial.best.digest, trial.verdict == Verdict::Adopted)))
     }
 
     async fn seal(&self, raw: Arc<RawFile>) -> Result<(), ArchiveError> {

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::{
     artifact::{ArtifactError, Artifacts, Description, hex},
+    dataflow::Cpu,
     dictionary::{Contest, Dictionary, Entrant, Identity, Library, LoadError, Sampler, TrainError, Verdict},
     frame::PREFIX_BYTES,
     log::{LogReader, Segment},
@@ -96,8 +97,8 @@ pub enum DictionariesError {
     /// The object store or registry refused.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
-    /// The computation panicked.
-    #[error("training failed: {0}")]
+    /// Writing beside the log panicked.
+    #[error("keeping the dictionary failed: {0}")]
     Panicked(#[from] tokio::task::JoinError),
 }
 
@@ -181,7 +182,7 @@ pub struct Dictionaries {
 
 impl Dictionaries {
     /// Trains on the latest segments of `log` and decides, without adopting
-    /// anything. Computes for seconds, on the thread pool.
+    /// anything. Computes for seconds, on `cpu`.
     ///
     /// # Errors
     /// See [`DictionariesError`].
@@ -189,6 +190,7 @@ impl Dictionaries {
         &self,
         log: &LogReader,
         training: Training,
+        cpu: &Cpu,
         now_ms: i64,
     ) -> Result<(Trial, Dictionary), DictionariesError> {
         let mut readers: Vec<Arc<Reader>> = sealed(log).collect();
@@ -198,7 +200,7 @@ impl Dictionaries {
         let wanted = training.segments.get().max(FEWEST_SEGMENTS);
         readers.drain(..readers.len().saturating_sub(wanted));
         let this = self.clone();
-        tokio::task::spawn_blocking(move || this.compute(&readers, &training, now_ms)).await?
+        cpu.run(move || this.compute(&readers, &training, now_ms)).await
     }
 
     /// Trains, decides, records the verdict, and adopts the dictionary if it
@@ -210,9 +212,10 @@ impl Dictionaries {
         &self,
         log: &LogReader,
         training: Training,
+        cpu: &Cpu,
         now_ms: i64,
     ) -> Result<Trial, DictionariesError> {
-        let (trial, dictionary) = self.try_out(log, training, now_ms).await?;
+        let (trial, dictionary) = self.try_out(log, training, cpu, now_ms).await?;
         let meta = serde_json::to_value(&trial).unwrap_or_default();
         if trial.verdict == Verdict::Adopted {
             let name = format!("{}/{}", self.stream, trial.best.zstd_id);

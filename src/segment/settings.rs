@@ -32,6 +32,9 @@ pub struct Settings {
     /// By which share a newly trained dictionary must make segments smaller
     /// than they are without it, to be adopted; 0 to 0.5.
     pub dictionary_margin: f64,
+    /// Train a dictionary whenever this many segments were sealed since the
+    /// last time; 0 for only by command.
+    pub train_after_segments: u64,
 }
 
 impl Default for Settings {
@@ -42,6 +45,7 @@ impl Default for Settings {
             dictionary: DictionaryUse::Adopted,
             dictionary_block_bytes: ByteSize::kib(64),
             dictionary_margin: 0.03,
+            train_after_segments: 0,
         }
     }
 }
@@ -63,6 +67,11 @@ impl Settings {
             let fits = (ByteSize::kib(1)..=ByteSize::mib(64)).contains(&size);
             SettingError::unless(fits, key, format!("{size} is out of range; write 1KiB to 64MiB"))?;
         }
+        SettingError::unless(
+            self.train_after_segments != 1,
+            "train_after_segments",
+            "one segment cannot both be trained on and judge; write 0 for never, or 2 or more",
+        )?;
         SettingError::unless(
             (0.0..=0.5).contains(&self.dictionary_margin),
             "dictionary_margin",
@@ -87,6 +96,8 @@ mod tests {
         assert_eq!(key(huge), "block_bytes");
         let huge = Settings { dictionary_block_bytes: ByteSize::mib(65), ..Settings::default() };
         assert_eq!(key(huge), "dictionary_block_bytes");
+        let one = Settings { train_after_segments: 1, ..Settings::default() };
+        assert_eq!(key(one), "train_after_segments");
         for dictionary_margin in [-0.1, 0.6, f64::NAN] {
             let settings = Settings { dictionary_margin, ..Settings::default() };
             assert_eq!(key(settings), "dictionary_margin");

@@ -9,6 +9,7 @@ use crate::{
     },
     clock,
     config::Pipeline,
+    dataflow::Cpu,
     dictionary::{Loss, Verdict},
     pipeline::dictionaries::{Dictionaries, Training, Trial},
     units::ByteSize,
@@ -22,10 +23,10 @@ pub(super) async fn train(
     output: Output,
 ) -> Result<()> {
     let (log, _) = offline::log(pipeline)?;
-    let now_ms = clock::system_ms();
+    let (cpu, now_ms) = (Cpu::background()?, clock::system_ms());
     let trial = match dry_run {
-        true => dictionaries.try_out(&log, training, now_ms).await?.0,
-        false => dictionaries.train(&log, training, now_ms).await?,
+        true => dictionaries.try_out(&log, training, &cpu, now_ms).await?.0,
+        false => dictionaries.train(&log, training, &cpu, now_ms).await?,
     };
     output.print(&trial, |trial| text(trial, dry_run))?;
     Ok(())

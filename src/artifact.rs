@@ -7,6 +7,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{
     ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart, local::LocalFileSystem,
@@ -230,11 +231,16 @@ impl Artifacts {
         Ok(if found == row.digest { Verified::Intact } else { Verified::Altered { found } })
     }
 
-    /// Writes the object of `row` to the file `path`, durably.
-    pub async fn fetch(&self, row: &ArtifactRow, path: &Path) -> Result<(), ArtifactError> {
+    /// Reads the object of `row` whole, without comparing its digest.
+    pub async fn bytes(&self, row: &ArtifactRow) -> Result<Bytes, ArtifactError> {
         let at = |source| ArtifactError::Objects { location: row.location.clone(), source };
         let object = self.objects.get(&Location::from(row.location.as_str())).await.map_err(at)?;
-        let bytes = object.bytes().await.map_err(at)?;
+        object.bytes().await.map_err(at)
+    }
+
+    /// Writes the object of `row` to the file `path`, durably.
+    pub async fn fetch(&self, row: &ArtifactRow, path: &Path) -> Result<(), ArtifactError> {
+        let bytes = self.bytes(row).await?;
         crate::durable::publish(path, |file| std::io::Write::write_all(file, &bytes))
             .map_err(|source| ArtifactError::File { path: path.display().to_string(), source })
     }

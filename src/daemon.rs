@@ -28,10 +28,12 @@ use crate::{
     clock::{self, Clock},
     config::{Format, Pipeline, Source},
     dataflow::{Cpu, Drained, Supervisor},
+    dictionary::Library,
     embed::{self, Embedder},
     log::{Directory, Log, Recovery},
     pipeline::{
-        Ingest, archive::Archive, derive::Derive, deriver::Deriver, progress::Progress, search::Searcher,
+        Ingest, archive::Archive, derive::Derive, deriver::Deriver, dictionaries::Dictionaries,
+        progress::Progress, search::Searcher,
     },
     source::{
         file::{self, Content, Files},
@@ -91,6 +93,7 @@ impl Workbench {
             .with_context(|| format!("the data directory {} cannot be made", pipeline.data_dir.display()))?;
         let store = open_store(&pipeline).await?;
         let artifacts = open_artifacts(&pipeline, &store)?;
+        restore_dictionaries(&pipeline, &artifacts).await;
         let settings = pipeline.embed.clone();
         let embedder = tokio::task::spawn_blocking(move || embed::open(&settings)).await??;
         let space_key = store.register_space(embedder.space(), clock::system_ms()).await?;
@@ -126,6 +129,30 @@ pub async fn open_store(pipeline: &Pipeline) -> Result<Store> {
 pub fn open_artifacts(pipeline: &Pipeline, store: &Store) -> Result<Artifacts> {
     let path = pipeline.in_data_dir(pipeline.artifacts.path.as_ref());
     Ok(Artifacts::local(&path, store.clone())?)
+}
+
+/// The dictionaries of the stream of `pipeline`.
+pub fn dictionaries_of(pipeline: &Pipeline, artifacts: &Artifacts) -> Dictionaries {
+    let directory = Directory::of_stream(&log_root(pipeline), &pipeline.stream);
+    Dictionaries {
+        stream: pipeline.stream.clone(),
+        library: Library::of_segments(directory.path()),
+        settings: pipeline.segment.clone(),
+        artifacts: artifacts.clone(),
+    }
+}
+
+/// Puts back what is missing beside the log. What cannot be had back hinders
+/// only whoever needs it, and is said there again.
+async fn restore_dictionaries(pipeline: &Pipeline, artifacts: &Artifacts) {
+    match dictionaries_of(pipeline, artifacts).restore().await {
+        Ok(restored) => {
+            for digest in restored {
+                tracing::warn!(digest, "a dictionary was missing beside the log and was put back");
+            }
+        }
+        Err(error) => tracing::error!(%error, "a dictionary is missing beside the log"),
+    }
 }
 
 /// Folder of the logs of `pipeline`'s streams.

@@ -20,6 +20,7 @@ pub mod msgpack;
 pub mod record;
 
 pub mod dataflow;
+pub mod dictionary;
 pub mod segment;
 
 pub mod log;

@@ -8,6 +8,7 @@
 
 mod daemon;
 mod data;
+pub mod dictionaries;
 mod embed;
 mod log;
 pub mod machine;
@@ -21,6 +22,7 @@ pub mod usage;
 
 use std::{fmt::Display, path::PathBuf, time::Instant};
 
+pub use dictionaries::dictionaries;
 pub use embed::embed;
 pub use log::{Peer, growth, log};
 pub use pipeline::pipeline;

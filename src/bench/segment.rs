@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
 
 use super::{
     Better, Case, Options, Sample,
@@ -83,6 +84,13 @@ pub fn segment(options: &Options) -> Result<Vec<Case>> {
             || measured(|| files.decompress()),
         )?;
         cases.extend(compared("read back", "zstd -d", files.plain_bytes, &ours, &theirs)?);
+        let (ours, theirs) = interleaved(
+            "segment, read back on all cores",
+            options.runs,
+            || measured(|| files.read_back_on_all_cores()),
+            || measured(|| files.decompress()),
+        )?;
+        cases.push(per_core(files.plain_bytes, &ours, &theirs)?);
     } else {
         progress("without the peer: there is no `zstd` program");
         cases.extend(alone("seal", files.plain_bytes, &repeated(options.runs, seal)?)?);
@@ -167,6 +175,14 @@ impl Files {
         Ok(())
     }
 
+    fn read_back_on_all_cores(&self) -> Result<()> {
+        let reader = segment::Reader::open(&self.sealed)?;
+        let block = |block| Ok::<_, segment::ReadError>(reader.read_block(block)?.len() as u64);
+        let bytes: u64 = (0..reader.blocks().len()).into_par_iter().map(block).sum::<Result<_, _>>()?;
+        ensure!(bytes == self.plain_bytes, "{bytes} bytes of {} were read back", self.plain_bytes);
+        Ok(())
+    }
+
     /// How many times smaller the files are.
     #[expect(clippy::cast_precision_loss, reason = "megabytes")]
     fn packing(&self, level: &str) -> Result<Case> {
@@ -221,6 +237,17 @@ fn compared(what: &str, peer: &str, plain_bytes: u64, ours: &[Run], theirs: &[Ru
     let ((wall, cpu), (their_wall, their_cpu)) = (samples(plain_bytes, ours)?, samples(plain_bytes, theirs)?);
     let [a, b] = cases(what, &wall, &cpu);
     Ok(vec![a.against_peer(peer, &wall, &their_wall), b.against_peer(peer, &cpu, &their_cpu)])
+}
+
+/// Throughput of all cores, divided by their number, beside a peer that has
+/// one.
+fn per_core(plain_bytes: u64, ours: &[Run], theirs: &[Run]) -> Result<Case> {
+    let cores = rayon::current_num_threads();
+    #[expect(clippy::cast_precision_loss, reason = "a number of cores")]
+    let (all, one) =
+        (samples(plain_bytes, ours)?.0.map(|rate| rate / cores as f64), samples(plain_bytes, theirs)?.0);
+    let case = Case::new(format!("read back on {cores} cores, each"), "MB/s", Better::Higher, &all);
+    Ok(case.against_peer("zstd -d", &all, &one))
 }
 
 fn alone(what: &str, plain_bytes: u64, ours: &[Run]) -> Result<Vec<Case>> {

@@ -22,7 +22,7 @@ use crate::{
 /// List, verify or fetch artifacts of the object store.
 ///
 /// An artifact is an immutable object named by its SHA-256: a sealed segment,
-/// a model's description. Digests may be cut short where they stay unique.
+/// a dictionary, a report, a model's description. Digests may be cut short where they stay unique.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thalweg artifacts list

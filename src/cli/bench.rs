@@ -9,6 +9,7 @@ use super::output;
 use crate::{
     bench::{
         self, Case, Options, Peer, Report,
+        dictionaries::{Grid, Table},
         machine::Machine,
         quality::{self, Part},
     },
@@ -68,6 +69,15 @@ enum Name {
     },
     /// Sealing and reading segments, beside the zstd program
     Segment,
+    /// What dictionaries give and cost, by block size and level
+    Dictionaries {
+        /// Folder of data that may be used but not handed on
+        #[arg(long, value_name = "DIR", default_value = "../shared/data")]
+        data: PathBuf,
+        /// Levels of compression
+        #[arg(long, value_name = "LEVEL", value_delimiter = ',', default_value = "1,3,9")]
+        levels: Vec<i32>,
+    },
     /// The local model, beside a bare matrix product
     Embed,
     /// The whole path through a daemon: acknowledged, indexed, searchable
@@ -85,13 +95,15 @@ impl Name {
             Self::Quality { .. } => "quality",
             Self::Log { .. } => "log",
             Self::Segment => "segment",
+            Self::Dictionaries { .. } => "dictionaries",
             Self::Embed => "embed",
             Self::Pipeline { .. } => "pipeline",
         }
     }
 
-    fn run(&self, options: &Options) -> Result<Vec<Case>> {
-        match self {
+    /// What was found, and a table that shows it better than one row a case.
+    fn run(&self, options: &Options) -> Result<(Vec<Case>, Option<Vec<Vec<String>>>)> {
+        let cases = match self {
             Self::Stages => bench::stages(options),
             Self::Quality { data, reference, sweep, only } => {
                 let settings = quality::Settings {
@@ -105,9 +117,15 @@ impl Name {
             Self::Log { growth, .. } if !growth.is_empty() => bench::growth(options, growth),
             Self::Log { against, .. } => bench::log(options, *against),
             Self::Segment => bench::segment(options),
+            Self::Dictionaries { data, levels } => {
+                let grid = Grid { data: data.clone(), levels: levels.clone() };
+                let (cases, table): Table = bench::dictionaries(options, &grid)?;
+                return Ok((cases, Some(table)));
+            }
             Self::Embed => bench::embed(options),
             Self::Pipeline { records } => bench::pipeline(options, *records),
-        }
+        };
+        Ok((cases?, None))
     }
 }
 
@@ -120,14 +138,14 @@ impl Bench {
             bench::progress(format_args!("warning: {warning}"));
         }
         let at = jiff::Timestamp::from_millisecond(clock::system_ms())?.to_string();
-        let results = self.name.run(&options)?;
+        let (results, table) = self.name.run(&options)?;
         let report = Report { bench: self.name.as_str().to_owned(), at, machine, results };
         if let Some(path) = &self.json {
             let json = serde_json::to_string_pretty(&report)? + "\n";
             std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
         }
         output::line(&report.machine.summary())?;
-        output::line(output::table(&report.rows()).trim_end())?;
+        output::line(output::table(&table.unwrap_or_else(|| report.rows())).trim_end())?;
         Ok(ExitCode::SUCCESS)
     }
 }

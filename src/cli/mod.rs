@@ -9,6 +9,7 @@ mod bench;
 mod check;
 mod daemon;
 mod dead_letters;
+mod dictionaries;
 mod doctor;
 mod meter;
 mod models;
@@ -54,6 +55,7 @@ enum Command {
     Replay(replay::Replay),
     Segments(segments::Segments),
     Artifacts(artifacts::Artifacts),
+    Dictionaries(dictionaries::Dictionaries),
     DeadLetters(dead_letters::DeadLetters),
     Models(models::Models),
     /// Measure the engine on this machine
@@ -101,6 +103,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Replay(command) => command.run(),
         Command::Segments(command) => command.run(),
         Command::Artifacts(command) => command.run(),
+        Command::Dictionaries(command) => command.run(),
         Command::DeadLetters(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::Bench(command) => command.run(),

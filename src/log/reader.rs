@@ -36,6 +36,16 @@ pub enum ReadError {
         /// The damage.
         source: segment::ReadError,
     },
+    /// A sealed segment cannot be read at the offset, and is not damaged.
+    #[error("offset {offset} of stream `{stream}` cannot be read now: {source}")]
+    Unreadable {
+        /// The stream.
+        stream: String,
+        /// Where reading stopped.
+        offset: u64,
+        /// Why, and what helps.
+        source: segment::ReadError,
+    },
 }
 
 impl ReadError {
@@ -187,8 +197,11 @@ impl LogReader {
                 }
                 Err(_) if !batches.is_empty() => break,
                 Err(source) => {
-                    let stream = self.0.stream.clone();
-                    return Err(ReadError::Damaged { stream, offset: cursor.next, source });
+                    let (stream, offset) = (self.0.stream.clone(), cursor.next);
+                    return Err(match source.is_damage() {
+                        true => ReadError::Damaged { stream, offset, source },
+                        false => ReadError::Unreadable { stream, offset, source },
+                    });
                 }
             }
             if taken >= max_bytes {

@@ -9,15 +9,19 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::progress::Progress;
+use super::{
+    dictionaries::{Dictionaries, DictionariesError, Training},
+    progress::Progress,
+};
 use crate::{
     artifact::{ArtifactError, Artifacts, Description, hex},
     clock::Clock,
     dataflow::Cpu,
+    dictionary::{Library, LoadError, Verdict},
     log::{LogReader, RawFile, Sealer, Segment},
     metrics,
     record::RecordRef,
-    segment::{self, SealError, SegmentHeader},
+    segment::{self, DictionaryUse, SealError, SegmentHeader},
     store::{SegmentRow, Store, StoreError},
 };
 
@@ -31,6 +35,16 @@ pub enum ArchiveError {
         base: u64,
         /// Why.
         source: SealError,
+    },
+    /// The adopted dictionary cannot be had.
+    #[error(
+        "segment {base} cannot be sealed: {source}; or seal without a dictionary: set `dictionary = \"off\"` in `[segment]`"
+    )]
+    Dictionary {
+        /// Its first offset.
+        base: u64,
+        /// Why.
+        source: LoadError,
     },
     /// The sealed file could not be read back.
     #[error("segment {base} was sealed but cannot be read back: {source}")]
@@ -96,6 +110,10 @@ impl Archive {
                     wait = FIRST_WAIT;
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
+                        () = self.train_if_due() => {}
+                    }
+                    tokio::select! {
+                        () = stop.cancelled() => return Ok(()),
                         changed = durable.wait_for(|d| d.active_base != active) => changed.is_ok(),
                     }
                 }
@@ -127,6 +145,37 @@ impl Archive {
         Ok(done)
     }
 
+    /// Trains a dictionary if enough segments were sealed since the last time.
+    /// Nobody waits for one, so a failure is shown and tried again after the
+    /// next segment.
+    async fn train_if_due(&self) {
+        match self.train().await {
+            Ok(None) => {}
+            Ok(Some((digest, adopted))) => {
+                tracing::info!(stream = self.log.stream(), digest, adopted, "dictionary trained");
+            }
+            Err(error) => {
+                tracing::error!(%error, stream = self.log.stream(), "training a dictionary failed");
+            }
+        }
+    }
+
+    /// The best dictionary's digest, and whether it was adopted; `None` if
+    /// nothing was due.
+    async fn train(&self) -> Result<Option<(String, bool)>, DictionariesError> {
+        let dictionaries = Dictionaries {
+            stream: self.log.stream().to_owned(),
+            library: Library::of_segments(&self.folder),
+            settings: self.settings.clone(),
+            artifacts: self.artifacts.clone(),
+        };
+        if !dictionaries.due(&self.log, self.settings.train_after_segments).await? {
+            return Ok(None);
+        }
+        let trial = dictionaries.train(&self.log, Training::default(), &self.cpu, (self.clock)()).await?;
+        Ok(Some((trial.best.digest, trial.verdict == Verdict::Adopted)))
+    }
+
     async fn seal(&self, raw: Arc<RawFile>) -> Result<(), ArchiveError> {
         let base = raw.base_offset();
         let started = std::time::Instant::now();
@@ -137,8 +186,17 @@ impl Archive {
             sealed_at_ms: (self.clock)(),
         };
         let (settings, to, from) = (self.settings.clone(), path.clone(), raw.clone());
-        let seal = move || segment::seal(from.batches(), header, &settings, time_of, &to);
-        let sealed = self.cpu.run(seal).await.map_err(|source| ArchiveError::Seal { base, source })?;
+        let seal = move || {
+            let dictionary = match settings.dictionary {
+                DictionaryUse::Off => None,
+                DictionaryUse::Adopted => Library::beside(&to)
+                    .adopted()
+                    .map_err(|source| ArchiveError::Dictionary { base, source })?,
+            };
+            segment::seal_with(from.batches(), header, &settings, dictionary.as_deref(), time_of, &to)
+                .map_err(|source| ArchiveError::Seal { base, source })
+        };
+        let sealed = self.cpu.run(seal).await?;
         let reader =
             segment::Reader::open(&path).map_err(|source| ArchiveError::ReadBack { base, source })?;
         let object_digest = hex(&sealed.object_digest);
@@ -189,19 +247,18 @@ impl Archive {
         let info = reader.info();
         let name = format!("{}/{:020}", info.stream, info.base_offset);
         let content_digest = hex(&info.content_digest);
-        let what = Description {
-            kind: "segment",
-            name,
-            extension: "seg.zst",
-            meta: serde_json::json!({
-                "stream": info.stream,
-                "base_offset": info.base_offset,
-                "end_offset": info.end_offset,
-                "records": info.records,
-                "content_digest": content_digest,
-            }),
-            now_ms: (self.clock)(),
-        };
+        let mut meta = serde_json::json!({
+            "stream": info.stream,
+            "base_offset": info.base_offset,
+            "end_offset": info.end_offset,
+            "records": info.records,
+            "content_digest": content_digest,
+        });
+        if let (Some(dictionary), Some(meta)) = (info.dictionary, meta.as_object_mut()) {
+            // What keeps the dictionary: `Store::dictionary_users`.
+            meta.insert("dictionary".into(), dictionary.hex().into());
+        }
+        let what = Description { kind: "segment", name, extension: "seg.zst", meta, now_ms: (self.clock)() };
         let artifact = self.artifacts.put_file(path, object_digest, what).await?;
         let row = SegmentRow {
             stream: info.stream.clone(),

@@ -6,13 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use zstd::{
-    bulk::{self, Compressor},
-    zstd_safe::CParameter,
-};
+use zstd::{bulk::Compressor, dict::EncoderDictionary, zstd_safe::CParameter};
 
 use super::info::BlockInfo;
-use crate::frame::PREFIX_BYTES;
+use crate::{
+    dictionary::{self, Dictionary},
+    frame::PREFIX_BYTES,
+};
 
 /// Bytes of XXH64 at the end of a zstd frame.
 const CHECKSUM_BYTES: usize = 4;
@@ -30,14 +30,16 @@ pub(super) enum BlockFault {
 
 /// Compresses blocks on any number of threads. Compressors are used again:
 /// making one costs a fifth of what compressing 256 KiB with it does.
-pub(super) struct Packer {
+pub(super) struct Packer<'d> {
     pub level: i32,
-    idle: Mutex<Vec<Compressor<'static>>>,
+    /// Prepared for the same level.
+    dictionary: Option<&'d EncoderDictionary<'static>>,
+    idle: Mutex<Vec<Compressor<'d>>>,
 }
 
-impl Packer {
-    pub(super) fn new(level: i32) -> Self {
-        Self { level, idle: Mutex::default() }
+impl<'d> Packer<'d> {
+    pub(super) fn new(level: i32, dictionary: Option<&'d EncoderDictionary<'static>>) -> Self {
+        Self { level, dictionary, idle: Mutex::default() }
     }
 
     /// Compresses `plain` into one zstd frame that ends with its content
@@ -52,12 +54,15 @@ impl Packer {
         Ok(packed)
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Compressor<'static>>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Compressor<'d>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn new_compressor(&self) -> io::Result<Compressor<'static>> {
-        let mut compressor = Compressor::new(self.level)?;
+    fn new_compressor(&self) -> io::Result<Compressor<'d>> {
+        let mut compressor = match self.dictionary {
+            Some(dictionary) => Compressor::with_prepared_dictionary(dictionary)?,
+            None => Compressor::new(self.level)?,
+        };
         compressor.set_parameter(CParameter::ChecksumFlag(true))?;
         Ok(compressor)
     }
@@ -70,10 +75,15 @@ pub(super) fn content_checksum(packed: &[u8]) -> u32 {
 
 /// Decompresses a block and holds it against its index entry. zstd checks the
 /// XXH64.
-pub(super) fn unpack(packed: &[u8], info: &BlockInfo) -> Result<Bytes, BlockFault> {
+pub(super) fn unpack(
+    packed: &[u8],
+    info: &BlockInfo,
+    dictionary: Option<&Dictionary>,
+) -> Result<Bytes, BlockFault> {
     // The index refuses a plain length over the cap, so this one may be
     // allocated.
-    let plain = bulk::decompress(packed, info.plain_len as usize).map_err(BlockFault::Decompress)?;
+    let plain = dictionary::decompress(packed, info.plain_len as usize, dictionary)
+        .map_err(BlockFault::Decompress)?;
     if plain.len() != info.plain_len as usize {
         return Err(BlockFault::Length { expected: info.plain_len, found: plain.len() });
     }
@@ -126,9 +136,9 @@ mod tests {
     #[test]
     fn the_content_checksum_is_xxh64_as_the_seekable_format_wants_it() {
         // XXH64 of "" and of "a" with seed 0, published test vectors.
-        let empty = Packer::new(3).pack(b"").unwrap();
+        let empty = Packer::new(3, None).pack(b"").unwrap();
         assert_eq!(content_checksum(&empty), 0xEF46_DB37_51D8_E999_u64 as u32);
-        let a = Packer::new(3).pack(b"a").unwrap();
+        let a = Packer::new(3, None).pack(b"a").unwrap();
         assert_eq!(content_checksum(&a), 0xD24E_C4F1_A98C_6E5B_u64 as u32);
     }
 }

@@ -1,7 +1,15 @@
 //! Constants of the layout (see [`super`]) and its varints.
 
-/// Version of the index this build writes, and the only one it reads.
-pub const VERSION: u32 = 1;
+/// Newest version of the index that this build reads. A segment is written in
+/// the oldest version that can say everything, so that builds of that time
+/// still read it.
+pub const VERSION: u32 = DICTIONARY_VERSION;
+
+/// Version of a segment without a dictionary.
+pub(super) const PLAIN_VERSION: u32 = 1;
+
+/// Version of a segment whose blocks need a dictionary.
+pub(super) const DICTIONARY_VERSION: u32 = 2;
 
 /// Cap on a block's plain bytes, and so on a frame with its prefix.
 pub const MAX_BLOCK_BYTES: u32 = 1 << 30;

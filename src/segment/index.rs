@@ -6,13 +6,14 @@ use zstd::bulk;
 
 use super::{
     format::{
-        Digest, Fields, INDEX_FRAME_MAGIC, MAX_BLOCK_BYTES, MAX_INDEX_BYTES, MAX_STREAM_BYTES,
-        SKIPPABLE_HEADER_BYTES, TRAILER_MAGIC, VERSION, put_varint, put_zigzag,
+        DICTIONARY_VERSION, Digest, Fields, INDEX_FRAME_MAGIC, MAX_BLOCK_BYTES, MAX_INDEX_BYTES,
+        MAX_STREAM_BYTES, PLAIN_VERSION, SKIPPABLE_HEADER_BYTES, TRAILER_MAGIC, VERSION, put_varint,
+        put_zigzag,
     },
     info::{BatchInfo, BlockInfo, Index, SegmentInfo},
     seek_table,
 };
-use crate::frame::PREFIX_BYTES;
+use crate::{dictionary::Identity, frame::PREFIX_BYTES};
 
 /// Bytes of the trailer.
 pub(super) const TRAILER_BYTES: usize = 24;
@@ -39,13 +40,13 @@ pub enum IndexError {
         computed: u32,
     },
     /// Written by a later build.
-    #[error("the index has version {found}, this build reads version {VERSION}; use a newer build")]
+    #[error("the index has version {found}, this build reads versions up to {VERSION}; use a newer build")]
     Version {
         /// The index's version.
         found: u32,
     },
     /// Intact, and yet it contradicts the layout or itself.
-    #[error("the index is not as version {VERSION} lays it out: {what}")]
+    #[error("the index is not as its version lays it out: {what}")]
     Malformed {
         /// The field in question.
         what: &'static str,
@@ -71,7 +72,8 @@ pub(super) fn encode(index: &Index) -> io::Result<Option<Vec<u8>>> {
     out.extend(&body);
     out.extend(plain_len.to_le_bytes());
     out.extend((body.len() as u32).to_le_bytes());
-    out.extend(VERSION.to_le_bytes());
+    let version = if index.info.dictionary.is_some() { DICTIONARY_VERSION } else { PLAIN_VERSION };
+    out.extend(version.to_le_bytes());
     out.extend(crc32c::crc32c(&out).to_le_bytes());
     out.extend(TRAILER_MAGIC);
     Ok(Some(out))
@@ -86,7 +88,10 @@ fn put_body(index: &Index) -> Vec<u8> {
     out.extend(info.content_digest);
     put_zigzag(&mut out, info.sealed_at_ms);
     put_zigzag(&mut out, info.level.into());
-    put_varint(&mut out, info.dictionary_id.into());
+    put_varint(&mut out, info.dictionary.map_or(0, |dictionary| dictionary.zstd_id).into());
+    if let Some(dictionary) = info.dictionary {
+        out.extend(dictionary.digest);
+    }
     put_varint(&mut out, info.base_offset);
     put_varint(&mut out, batches.len() as u64);
     let (mut end, mut time) = (info.base_offset, 0i64);
@@ -137,7 +142,7 @@ pub(super) fn decode(frame: &[u8]) -> Result<Index, IndexError> {
     if stored != computed {
         return Err(IndexError::Checksum { stored, computed });
     }
-    if version != VERSION {
+    if !(PLAIN_VERSION..=DICTIONARY_VERSION).contains(&version) {
         return Err(IndexError::Version { found: version });
     }
     let mut header = Fields(sealed);
@@ -153,12 +158,12 @@ pub(super) fn decode(frame: &[u8]) -> Result<Index, IndexError> {
         .ok()
         .filter(|body| body.len() == plain_len as usize)
         .ok_or(malformed("body compression"))?;
-    take_body(&body, frame.len() as u64)
+    take_body(version, &body, frame.len() as u64)
 }
 
-fn take_body(body: &[u8], frame_len: u64) -> Result<Index, IndexError> {
+fn take_body(version: u32, body: &[u8], frame_len: u64) -> Result<Index, IndexError> {
     let mut fields = Fields(body);
-    let mut info = take_head(&mut fields).ok_or(malformed("head"))?;
+    let mut info = take_head(version, &mut fields).ok_or(malformed("head"))?;
     let batches = take_batches(&mut fields, info.base_offset).ok_or(malformed("batches"))?;
     let blocks = take_blocks(&mut fields, &batches).ok_or(malformed("blocks"))?;
     if !fields.0.is_empty() {
@@ -180,7 +185,7 @@ fn take_body(body: &[u8], frame_len: u64) -> Result<Index, IndexError> {
 }
 
 /// The fields before the batches; what follows from the others is still 0.
-fn take_head(fields: &mut Fields) -> Option<SegmentInfo> {
+fn take_head(version: u32, fields: &mut Fields) -> Option<SegmentInfo> {
     let name_len = usize::try_from(fields.varint()?).ok().filter(|n| *n <= MAX_STREAM_BYTES)?;
     Some(SegmentInfo {
         stream: str::from_utf8(fields.bytes(name_len)?).ok()?.to_owned(),
@@ -188,7 +193,7 @@ fn take_head(fields: &mut Fields) -> Option<SegmentInfo> {
         content_digest: fields.array::<{ size_of::<Digest>() }>()?,
         sealed_at_ms: fields.zigzag()?,
         level: fields.zigzag()?.try_into().ok()?,
-        dictionary_id: fields.varint32()?,
+        dictionary: take_dictionary(version, fields)?,
         base_offset: fields.varint()?,
         end_offset: 0,
         records: 0,
@@ -197,6 +202,16 @@ fn take_head(fields: &mut Fields) -> Option<SegmentInfo> {
         first_time_ms: 0,
         last_time_ms: 0,
     })
+}
+
+/// The dictionary, which a segment of [`PLAIN_VERSION`] has not and one of
+/// [`DICTIONARY_VERSION`] has.
+fn take_dictionary(version: u32, fields: &mut Fields) -> Option<Option<Identity>> {
+    match (version, fields.varint32()?) {
+        (PLAIN_VERSION, 0) => Some(None),
+        (DICTIONARY_VERSION, zstd_id @ 1..) => Some(Some(Identity { zstd_id, digest: fields.array()? })),
+        _ => None,
+    }
 }
 
 fn take_batches(fields: &mut Fields, base_offset: u64) -> Option<Vec<BatchInfo>> {
@@ -325,22 +340,48 @@ mod tests {
                 last_time_ms: i64::MAX,
                 sealed_at_ms: -1,
                 level: 3,
-                dictionary_id: 0,
+                dictionary: None,
             },
             batches: vec![batch(5, 2, i64::MAX), batch(17, 1, i64::MIN), batch(18, 6, 0)],
             blocks: vec![block(0, 5, (5, 20), (i64::MIN, i64::MAX)), block(10, 4, (20, 24), (1, 1))],
         };
-        index.info.object_bytes = 20 + encoded(&index).len() as u64 + seek_table::frame_len(3);
+        index.info.object_bytes = object_bytes(&index);
         index
+    }
+
+    fn object_bytes(index: &Index) -> u64 {
+        20 + encoded(index).len() as u64 + seek_table::frame_len(3)
+    }
+
+    fn sample_with_dictionary() -> Index {
+        let mut index = sample();
+        index.info.dictionary = Some(Identity { digest: [3; 32], zstd_id: 0x8000_0001 });
+        index.info.object_bytes = object_bytes(&index);
+        index
+    }
+
+    /// Where the version stands in an index frame.
+    fn version_at(frame: &[u8]) -> usize {
+        frame.len() - 16
+    }
+
+    /// Writes another version into the trailer.
+    fn with_version(mut frame: Vec<u8>, version: u8) -> Vec<u8> {
+        let at = version_at(&frame);
+        frame[at] = version;
+        let crc = crc32c::crc32c(&frame[..at + 4]).to_le_bytes();
+        frame[at + 4..at + 8].copy_from_slice(&crc);
+        frame
     }
 
     #[test]
     fn an_index_comes_back() {
-        let index = sample();
-        let frame = encoded(&index);
-        assert_eq!(decode(&frame), Ok(index));
-        let len = frame_len_from_trailer(frame.last_chunk().unwrap());
-        assert_eq!(len, Some(frame.len() as u64));
+        for index in [sample(), sample_with_dictionary()] {
+            let frame = encoded(&index);
+            assert_eq!(decode(&frame), Ok(index));
+            let len = frame_len_from_trailer(frame.last_chunk().unwrap());
+            assert_eq!(len, Some(frame.len() as u64));
+        }
     }
 
     #[test]
@@ -378,18 +419,22 @@ mod tests {
 
     #[test]
     fn a_later_version_is_told_from_damage() {
-        let mut frame = encoded(&sample());
-        let at = frame.len() - 16;
-        frame[at] = 2;
-        let crc = crc32c::crc32c(&frame[..at + 4]).to_le_bytes();
-        frame[at + 4..at + 8].copy_from_slice(&crc);
-        assert_eq!(decode(&frame), Err(IndexError::Version { found: 2 }));
+        let frame = with_version(encoded(&sample()), 3);
+        assert_eq!(decode(&frame), Err(IndexError::Version { found: 3 }));
+    }
+
+    #[test]
+    fn only_a_segment_with_a_dictionary_has_the_later_version() {
+        let (without, with) = (encoded(&sample()), encoded(&sample_with_dictionary()));
+        assert_eq!((without[version_at(&without)], with[version_at(&with)]), (1, 2));
+        assert_eq!(decode(&with_version(without, 2)), Err(malformed("head")));
+        assert_eq!(decode(&with_version(with, 1)), Err(malformed("head")));
     }
 
     proptest::proptest! {
         #[test]
-        fn no_body_panics(body: Vec<u8>) {
-            let _ = take_body(&body, 0);
+        fn no_body_panics(version in 1u32..=2, body: Vec<u8>) {
+            let _ = take_body(version, &body, 0);
         }
     }
 }

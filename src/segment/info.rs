@@ -1,5 +1,7 @@
 //! What a segment holds, block by block and batch by batch.
 
+use crate::dictionary::Identity;
+
 /// What a segment holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
@@ -28,8 +30,8 @@ pub struct SegmentInfo {
     pub sealed_at_ms: i64,
     /// Zstandard level of the blocks.
     pub level: i32,
-    /// Dictionary the blocks were compressed with; 0 for none.
-    pub dictionary_id: u32,
+    /// Dictionary the blocks were compressed with.
+    pub dictionary: Option<Identity>,
 }
 
 /// What one block holds.

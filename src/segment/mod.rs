@@ -23,7 +23,8 @@
 //!
 //! fields      = stream (varint length, UTF-8) | segment id, 16 bytes
 //!             | content digest, 32 bytes: SHA-256 of all plain bytes
-//!             | sealed at, ms (zigzag) | level (zigzag) | dictionary id (varint)
+//!             | sealed at, ms (zigzag) | level (zigzag) | zstd dictionary id (varint)
+//!             | version 2: dictionary digest, 32 bytes: SHA-256 of the dictionary
 //!             | base offset (varint)
 //!             | number of batches (varint) | batch*
 //!             | number of blocks (varint) | block-entry*
@@ -50,6 +51,12 @@
 //! **Entries carry checksums**: the low 32 bits of XXH64 of the plain bytes are
 //! also the zstd frame's own content checksum, its last four bytes, so they
 //! cost nothing.
+//!
+//! **A dictionary is named, not held.** Blocks that need one are zstd frames
+//! with its id, so `zstd -D DICTIONARY -dc x.seg.zst` gives the frames; the
+//! index adds its digest, and by that a [`Reader`] finds it beside the file
+//! ([`crate::dictionary::Library`]). Version 1 has no dictionary and id 0,
+//! version 2 has one; each segment is written in the lower version that fits.
 //!
 //! # Limits
 //!
@@ -92,6 +99,6 @@ pub use format::{MAX_BLOCK_BYTES, MAX_INDEX_BYTES, MAX_STREAM_BYTES, VERSION};
 pub use index::IndexError;
 pub use info::{BlockInfo, SegmentInfo};
 pub use read::{Batches, ReadError, Reader};
-pub use seal::{SealError, Sealed, SegmentHeader, seal};
-pub use settings::Settings;
+pub use seal::{SealError, Sealed, SegmentHeader, seal, seal_with, weigh};
+pub use settings::{DictionaryUse, Settings};
 pub use verify::verify;

@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -15,7 +16,10 @@ use super::{
     info::{BatchInfo, BlockInfo, Index, SegmentInfo},
     locate::{self, Located},
 };
-use crate::frame::{FrameBatch, PREFIX_BYTES};
+use crate::{
+    dictionary::{Dictionary, Identity, Library, LoadError},
+    frame::{FrameBatch, PREFIX_BYTES},
+};
 
 /// Why a segment could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -37,13 +41,14 @@ pub enum ReadError {
         /// What is wrong with the index.
         source: IndexError,
     },
-    /// The blocks need a dictionary.
-    #[error("the segment {} needs dictionary {dictionary_id}, and none was given", path.display())]
+    /// The blocks need a dictionary that cannot be had. The file itself is
+    /// sound, and can be read once the dictionary is back.
+    #[error("the segment {} needs a dictionary: {source}", path.display())]
     Dictionary {
         /// The file.
         path: PathBuf,
-        /// The dictionary's id.
-        dictionary_id: u32,
+        /// Which dictionary, and where it was looked for.
+        source: LoadError,
     },
     /// One block is damaged; the others can be read.
     #[error(
@@ -98,13 +103,17 @@ pub struct Reader {
     path: PathBuf,
     file: File,
     index: Index,
+    /// The dictionary of the blocks, once one of them was read.
+    dictionary: OnceLock<Arc<Dictionary>>,
 }
 
 impl Reader {
-    /// Opens a segment and reads its index, and nothing else.
+    /// Opens a segment and reads its index, and nothing else. A dictionary is
+    /// looked for, in the [`Library`] beside the file, when the first block
+    /// is read.
     ///
     /// # Errors
-    /// [`ReadError::Io`], [`ReadError::Index`] or [`ReadError::Dictionary`].
+    /// [`ReadError::Io`] or [`ReadError::Index`].
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let io_error = |source| ReadError::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io_error)?;
@@ -112,11 +121,7 @@ impl Reader {
         let Located { index, .. } = locate::locate(&file, file_len)
             .map_err(io_error)?
             .map_err(|source| ReadError::Index { path: path.to_owned(), source })?;
-        let dictionary_id = index.info.dictionary_id;
-        if dictionary_id != 0 {
-            return Err(ReadError::Dictionary { path: path.to_owned(), dictionary_id });
-        }
-        Ok(Self { path: path.to_owned(), file, index })
+        Ok(Self { path: path.to_owned(), file, index, dictionary: OnceLock::new() })
     }
 
     /// What the segment holds.
@@ -133,7 +138,8 @@ impl Reader {
     /// count and the content's checksum.
     ///
     /// # Errors
-    /// [`ReadError::Io`], [`ReadError::Block`] or [`ReadError::NoSuchBlock`].
+    /// [`ReadError::Io`], [`ReadError::Dictionary`], [`ReadError::Block`] or
+    /// [`ReadError::NoSuchBlock`].
     pub fn read_block(&self, block: usize) -> Result<Bytes, ReadError> {
         let info = self.index.blocks.get(block).ok_or_else(|| ReadError::NoSuchBlock {
             path: self.path.clone(),
@@ -146,7 +152,20 @@ impl Reader {
         self.file
             .read_exact_at(&mut packed, info.position)
             .map_err(|source| ReadError::Io { path: self.path.clone(), source })?;
-        block::unpack(&packed, info).map_err(|fault| self.damaged(block, info, &fault))
+        let dictionary = self.dictionary()?;
+        block::unpack(&packed, info, dictionary).map_err(|fault| self.damaged(block, info, &fault))
+    }
+
+    /// The dictionary that the blocks need, if they need one.
+    fn dictionary(&self) -> Result<Option<&Dictionary>, ReadError> {
+        if self.index.info.dictionary.is_none() {
+            return Ok(None);
+        }
+        if let Some(loaded) = self.dictionary.get() {
+            return Ok(Some(loaded));
+        }
+        let found = dictionary_of(&self.path, &self.index.info)?;
+        Ok(found.map(|found| &**self.dictionary.get_or_init(|| found)))
     }
 
     fn damaged(&self, block: usize, info: &BlockInfo, fault: &BlockFault) -> ReadError {
@@ -235,6 +254,16 @@ impl Reader {
             })
             .collect())
     }
+}
+
+/// The dictionary that the blocks of the segment at `path` need, from beside
+/// the file.
+pub(super) fn dictionary_of(path: &Path, info: &SegmentInfo) -> Result<Option<Arc<Dictionary>>, ReadError> {
+    let load = |needed: Identity| Library::beside(path).load(&needed.digest);
+    info.dictionary
+        .map(load)
+        .transpose()
+        .map_err(|source| ReadError::Dictionary { path: path.to_owned(), source })
 }
 
 /// Batches of a segment, in order. See [`Reader::batches_from`].

@@ -14,6 +14,7 @@ use std::{
 
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
+use zstd::dict::EncoderDictionary;
 
 use super::{
     Settings,
@@ -24,7 +25,12 @@ use super::{
     info::{BatchInfo, BlockInfo, Index, SegmentInfo},
     seek_table,
 };
-use crate::{durable, frame::FrameBatch};
+use crate::{
+    dictionary::{Dictionary, Identity},
+    durable,
+    frame::FrameBatch,
+    units::ByteSize,
+};
 
 /// Blocks of a wave per thread: enough to keep the pool busy while blocks
 /// differ, few enough to keep memory small.
@@ -156,14 +162,90 @@ pub fn seal<E>(
 where
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    if header.stream.len() > MAX_STREAM_BYTES {
-        return Err(SealError::StreamNameTooLong { bytes: header.stream.len() });
-    }
+    seal_with(batches, header, settings, None, time_of, path)
+}
+
+/// As [`seal`], in blocks that need `dictionary` to be read if there is one.
+/// A copy of it must lie where a [`Reader`](super::Reader) of `path` finds it
+/// before anyone reads the segment.
+///
+/// # Errors
+/// See [`SealError`].
+pub fn seal_with<E>(
+    batches: impl IntoIterator<Item = Result<FrameBatch, E>>,
+    header: SegmentHeader,
+    settings: &Settings,
+    dictionary: Option<&Dictionary>,
+    time_of: impl Fn(&[u8]) -> Option<i64> + Sync,
+    path: &Path,
+) -> Result<Sealed, SealError>
+where
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
     let io_error = |source| SealError::Io { path: path.to_owned(), source };
-    let packer = Packer::new(settings.level);
-    let write = |file: &mut File| {
-        let mut cutter = Cutter::new(settings.block_bytes.as_usize());
-        let mut sealer = Sealer::new(file, settings, &packer, &time_of);
+    let form = Form::new(settings, dictionary).map_err(io_error)?;
+    let write = |file: &mut File| form.seal(batches, header, time_of, file, path);
+    durable::try_publish(path, write, io_error)
+}
+
+/// Bytes of the file that [`seal_with`] would make, without making it.
+///
+/// Computes: not for a tokio thread.
+///
+/// # Errors
+/// See [`SealError`].
+pub fn weigh<E>(
+    batches: impl IntoIterator<Item = Result<FrameBatch, E>>,
+    header: SegmentHeader,
+    settings: &Settings,
+    dictionary: Option<&Dictionary>,
+) -> Result<u64, SealError>
+where
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    let nowhere = Path::new("");
+    let form = Form::new(settings, dictionary)
+        .map_err(|source| SealError::Io { path: nowhere.to_owned(), source })?;
+    let sealed = form.seal(batches, header, |_| None, &mut io::sink(), nowhere)?;
+    Ok(sealed.object_bytes)
+}
+
+/// How blocks are made.
+struct Form<'a> {
+    level: i32,
+    block_bytes: ByteSize,
+    dictionary: Option<(&'a Dictionary, EncoderDictionary<'static>)>,
+}
+
+impl<'a> Form<'a> {
+    fn new(settings: &Settings, dictionary: Option<&'a Dictionary>) -> io::Result<Self> {
+        let level = settings.level;
+        let prepared =
+            dictionary.map(|dictionary| Ok::<_, io::Error>((dictionary, dictionary.encoder(level)?)));
+        let block_bytes =
+            if dictionary.is_some() { settings.dictionary_block_bytes } else { settings.block_bytes };
+        Ok(Self { level, block_bytes, dictionary: prepared.transpose()? })
+    }
+
+    /// `path` names `out` in errors.
+    fn seal<E>(
+        &self,
+        batches: impl IntoIterator<Item = Result<FrameBatch, E>>,
+        header: SegmentHeader,
+        time_of: impl Fn(&[u8]) -> Option<i64> + Sync,
+        out: &mut impl Write,
+        path: &Path,
+    ) -> Result<Sealed, SealError>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        if header.stream.len() > MAX_STREAM_BYTES {
+            return Err(SealError::StreamNameTooLong { bytes: header.stream.len() });
+        }
+        let io_error = |source| SealError::Io { path: path.to_owned(), source };
+        let packer = Packer::new(self.level, self.dictionary.as_ref().map(|(_, prepared)| prepared));
+        let mut cutter = Cutter::new(self.block_bytes.as_usize());
+        let mut sealer = Sealer::new(out, self.block_bytes, &packer, &time_of);
         for batch in batches {
             let batch = batch.map_err(|e| SealError::Batches { source: e.into() })?;
             cutter.push(&batch)?;
@@ -173,9 +255,9 @@ where
         }
         let (blocks, batches) = cutter.finish();
         sealer.compress(blocks).map_err(io_error)?;
-        sealer.finish(header, batches, path)
-    };
-    durable::try_publish(path, write, io_error)
+        let dictionary = self.dictionary.as_ref().map(|(dictionary, _)| dictionary.identity());
+        sealer.finish(header, dictionary, batches, path)
+    }
 }
 
 /// A compressed block, complete but for its position.
@@ -185,9 +267,9 @@ struct PackedBlock {
 }
 
 /// Writes the file from front to back.
-struct Sealer<'a, T> {
-    file: &'a mut File,
-    packer: &'a Packer,
+struct Sealer<'a, 'd, W, T> {
+    out: &'a mut W,
+    packer: &'a Packer<'d>,
     time_of: &'a T,
     /// Plain bytes worth a wave.
     wave_bytes: usize,
@@ -200,14 +282,14 @@ struct Sealer<'a, T> {
     position: u64,
 }
 
-impl<'a, T: Fn(&[u8]) -> Option<i64> + Sync> Sealer<'a, T> {
-    fn new(file: &'a mut File, settings: &Settings, packer: &'a Packer, time_of: &'a T) -> Self {
+impl<'a, 'd, W: Write, T: Fn(&[u8]) -> Option<i64> + Sync> Sealer<'a, 'd, W, T> {
+    fn new(out: &'a mut W, block_bytes: ByteSize, packer: &'a Packer<'d>, time_of: &'a T) -> Self {
         let wave_blocks = rayon::current_num_threads() * WAVE_BLOCKS_PER_THREAD;
         Self {
-            file,
+            out,
             packer,
             time_of,
-            wave_bytes: settings.block_bytes.as_usize().saturating_mul(wave_blocks),
+            wave_bytes: block_bytes.as_usize().saturating_mul(wave_blocks),
             packed: Vec::new(),
             blocks: Vec::new(),
             seek_entries: Vec::new(),
@@ -250,7 +332,7 @@ impl<'a, T: Fn(&[u8]) -> Option<i64> + Sync> Sealer<'a, T> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
+        self.out.write_all(bytes)?;
         self.object.update(bytes);
         self.position += bytes.len() as u64;
         Ok(())
@@ -260,6 +342,7 @@ impl<'a, T: Fn(&[u8]) -> Option<i64> + Sync> Sealer<'a, T> {
     fn finish(
         mut self,
         header: SegmentHeader,
+        dictionary: Option<Identity>,
         batches: Vec<BatchInfo>,
         path: &Path,
     ) -> Result<Sealed, SealError> {
@@ -283,7 +366,7 @@ impl<'a, T: Fn(&[u8]) -> Option<i64> + Sync> Sealer<'a, T> {
             last_time_ms: self.blocks.iter().map(|b| b.last_time_ms).max().unwrap_or_default(),
             sealed_at_ms: header.sealed_at_ms,
             level: self.packer.level,
-            dictionary_id: 0,
+            dictionary,
         };
         let index = Index { info, batches, blocks: std::mem::take(&mut self.blocks) };
         let frame = index::encode(&index)
@@ -320,7 +403,7 @@ fn sealed(index: Index, object_bytes: u64, object: Sha256, path: &Path) -> Seale
 
 fn pack(
     block: &PlainBlock,
-    packer: &Packer,
+    packer: &Packer<'_>,
     time_of: &(impl Fn(&[u8]) -> Option<i64> + Sync),
 ) -> io::Result<PackedBlock> {
     let bytes = packer.pack(&block.bytes)?;

@@ -6,19 +6,22 @@ use std::{
     path::Path,
 };
 
+use bytes::Bytes;
+use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    block,
+    block::{self, BlockFault},
     damage::{Damage, VerifyReport},
     format::{Digest, SKIPPABLE_HEADER_BYTES},
     index::IndexError,
     info::{BlockInfo, Index},
     locate::{self, Located, read_at},
-    read::ReadError,
+    read::{ReadError, dictionary_of},
     salvage::{Salvage, salvage},
     seek_table::{self, ENTRY_BYTES, Entry},
 };
+use crate::dictionary::Dictionary;
 
 const HASH_BUFFER_BYTES: usize = 256 << 10;
 
@@ -39,11 +42,10 @@ pub fn verify(path: &Path, expected_object_digest: Option<&[u8; 32]>) -> Result<
     let file_len = file.metadata().map_err(io_error)?.len();
     let object_digest = digest_of(&file).map_err(io_error)?;
     let mut report = match locate::locate(&file, file_len).map_err(io_error)? {
-        Ok(Located { index, .. }) if index.info.dictionary_id != 0 => {
-            let dictionary_id = index.info.dictionary_id;
-            return Err(ReadError::Dictionary { path: path.to_owned(), dictionary_id });
+        Ok(located) => {
+            let dictionary = dictionary_of(path, &located.index.info)?;
+            with_index(&file, file_len, located, dictionary.as_deref(), object_digest).map_err(io_error)?
         }
-        Ok(located) => with_index(&file, file_len, located, object_digest).map_err(io_error)?,
         Err(source @ IndexError::Version { .. }) => {
             return Err(ReadError::Index { path: path.to_owned(), source });
         }
@@ -84,13 +86,21 @@ fn with_index(
     file: &File,
     file_len: u64,
     Located { index, end }: Located,
+    dictionary: Option<&Dictionary>,
     object_digest: Digest,
 ) -> io::Result<VerifyReport> {
     let mut content = Content { digest: Some(Sha256::new()), checksums: Vec::new(), damage: Vec::new() };
-    for (block, info) in index.blocks.iter().enumerate() {
-        let packed = read_at(file, info.position, info.compressed_len as usize)?;
-        content.judge(block, info, &packed);
+    // While one wave of blocks is decompressed, the wave before it is hashed.
+    let mut decompressed = Vec::new();
+    let mut block = 0;
+    for wave in waves(&index.blocks) {
+        let packed = read_blocks(file, wave)?;
+        let judge =
+            || wave.par_iter().zip(packed).map(|(info, packed)| Judged::new(info, &packed, dictionary));
+        let (judged, ()) = rayon::join(|| judge().collect(), || content.take(&mut block, decompressed));
+        decompressed = judged;
     }
+    content.take(&mut block, decompressed);
     let Content { digest, checksums, mut damage } = content;
     let found = digest.map(|digest| Digest::from(digest.finalize()));
     let expected = index.info.content_digest;
@@ -99,6 +109,50 @@ fn with_index(
     }
     damage.extend(judge_seek_table(file, file_len, &index, end, &checksums)?);
     Ok(VerifyReport { info: Some(index.info), object_digest, content_digest: found, damage })
+}
+
+/// Plain bytes that are decompressed at once.
+const WAVE_BYTES: u64 = 8 << 20;
+
+/// `blocks` in runs of about [`WAVE_BYTES`], each at least one block.
+fn waves(blocks: &[BlockInfo]) -> impl Iterator<Item = &[BlockInfo]> {
+    let mut rest = blocks;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |info: &&BlockInfo| {
+            bytes += u64::from(info.plain_len);
+            bytes <= WAVE_BYTES
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (wave, after) = rest.split_at_checked(count)?;
+        rest = after;
+        Some(wave)
+    })
+}
+
+fn read_blocks(file: &File, blocks: &[BlockInfo]) -> io::Result<Vec<Vec<u8>>> {
+    blocks.iter().map(|info| read_at(file, info.position, info.compressed_len as usize)).collect()
+}
+
+/// A block, held against its index entry by itself.
+struct Judged<'a> {
+    info: &'a BlockInfo,
+    /// CRC-32C of its bytes.
+    computed: u32,
+    /// The checksum it ends with.
+    content_checksum: u32,
+    plain: Result<Bytes, BlockFault>,
+}
+
+impl<'a> Judged<'a> {
+    fn new(info: &'a BlockInfo, packed: &[u8], dictionary: Option<&Dictionary>) -> Self {
+        Self {
+            info,
+            computed: crc32c::crc32c(packed),
+            content_checksum: block::content_checksum(packed),
+            plain: block::unpack(packed, info, dictionary),
+        }
+    }
 }
 
 /// What the blocks give, one after the other.
@@ -111,11 +165,19 @@ struct Content {
 }
 
 impl Content {
-    fn judge(&mut self, block: usize, info: &BlockInfo, packed: &[u8]) {
-        let computed = crc32c::crc32c(packed);
+    /// Takes up a wave of blocks, of which the first is number `block`.
+    fn take(&mut self, block: &mut usize, wave: Vec<Judged<'_>>) {
+        for judged in wave {
+            self.judge(*block, judged);
+            *block += 1;
+        }
+    }
+
+    fn judge(&mut self, block: usize, judged: Judged<'_>) {
+        let Judged { info, computed, content_checksum, plain } = judged;
         let untouched = computed == info.crc32c;
-        self.checksums.push(untouched.then(|| block::content_checksum(packed)));
-        let (records_lost, reason) = match block::unpack(packed, info) {
+        self.checksums.push(untouched.then_some(content_checksum));
+        let (records_lost, reason) = match plain {
             Ok(plain) => {
                 if let Some(digest) = &mut self.digest {
                     digest.update(&plain);

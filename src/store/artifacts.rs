@@ -45,6 +45,19 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
+    /// Names of the archived segments that cannot be read without the
+    /// dictionary with this digest, in hex. As long as there are any, neither
+    /// its artifact nor its copy beside the log may be removed.
+    pub async fn dictionary_users(&self, digest: &str) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT name FROM artifacts WHERE kind = 'segment' AND meta ->> '$.dictionary' = ? ORDER BY name",
+        )
+        .bind(digest)
+        .fetch_all(self.readers())
+        .await
+        .doing("reading the segments of a dictionary")
+    }
+
     /// Every artifact, oldest first.
     pub async fn artifacts(&self) -> Result<Vec<ArtifactRow>, StoreError> {
         sqlx::query_as("SELECT * FROM artifacts ORDER BY created_ms, digest")

@@ -11,6 +11,7 @@
 mod cli;
 mod crash;
 mod daemon;
+mod dictionaries;
 mod disk_full;
 mod forward;
 mod health;

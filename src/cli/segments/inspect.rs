@@ -60,7 +60,8 @@ fn sealed_json(reader: &Reader) -> Value {
         "last_time_ms": info.last_time_ms,
         "sealed_at_ms": info.sealed_at_ms,
         "level": info.level,
-        "dictionary_id": info.dictionary_id,
+        "dictionary": info.dictionary.map(|dictionary| dictionary.hex()),
+        "zstd_dictionary_id": info.dictionary.map(|dictionary| dictionary.zstd_id),
         "blocks": reader.blocks().iter().map(block).collect::<Vec<_>>(),
     })
 }
@@ -80,6 +81,7 @@ fn sealed_text(reader: &Reader) -> String {
         ("record times", format!("{} to {}", time(info.first_time_ms), time(info.last_time_ms))),
         ("sealed", time(info.sealed_at_ms)),
         ("level", info.level.to_string()),
+        ("dictionary", info.dictionary.map_or_else(|| "none".into(), |dictionary| dictionary.to_string())),
     ]);
     let heading =
         ["block", "position", "bytes", "plain", "crc32c", "offsets", "records", "first time", "last time"];

@@ -1,5 +1,6 @@
 //! The sealed segment as a whole.
 
 mod damage;
+mod dictionary;
 mod golden;
 mod round_trip;

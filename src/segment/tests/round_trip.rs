@@ -108,7 +108,7 @@ fn sealed_and_info_say_what_the_file_holds() {
     assert_eq!(info.object_bytes, sealed.object_bytes);
     assert_eq!(info.content_digest, sealed.content_digest);
     assert_eq!((info.first_time_ms, info.last_time_ms), (7, 2_000));
-    assert_eq!((info.sealed_at_ms, info.level, info.dictionary_id), (9_000, 3, 0));
+    assert_eq!((info.sealed_at_ms, info.level, info.dictionary), (9_000, 3, None));
     assert_eq!(reader.blocks().len(), sealed.blocks);
 }
 

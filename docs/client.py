@@ -1,7 +1,10 @@
-"""Sends JSON Lines from standard input to Thalweg as frames: client.py HOST PORT.
+"""Sends JSON Lines from standard input to Thalweg as frames.
+
+    client.py HOST PORT [PRODUCER]
 
 Needs `msgpack` from PyPI. Exits with 1 unless every record was acknowledged.
-The rules it follows are in docs/protocol.md.
+With PRODUCER, a name for the input, the same input may be sent again: what is
+stored already is not stored twice. The rules are in docs/protocol.md.
 """
 
 import json
@@ -22,7 +25,7 @@ def receive(answers):
         while prefix := answers.read(4):
             answer = msgpack.unpackb(answers.read(int.from_bytes(prefix, "big")))
             frames = {"ack": answer.get("count"), "error": 1}.get(answer["type"])
-            if answer["type"] != "ack":
+            if answer["type"] not in ("ack", "welcome"):
                 print(answer, file=sys.stderr)
             if frames:
                 count[answer["type"]] += frames
@@ -33,14 +36,21 @@ def receive(answers):
     room.release()  # a sender waiting for room must learn that none will come
 
 
-def send(sock, lines):
+def frame(value):
+    payload = msgpack.packb(value)
+    return len(payload).to_bytes(4, "big") + payload
+
+
+def send(sock, lines, producer=None):
+    if producer:  # the first line of the input has the number 0
+        sock.sendall(frame({"thalweg": 1, "producer": producer, "epoch": 0, "sequence": 0}))
     for line in filter(str.strip, lines):
-        payload = msgpack.packb(json.loads(line))
+        record = frame(json.loads(line))
         count["read"] += 1
         room.acquire()
         if closed.is_set():
             return
-        sock.sendall(len(payload).to_bytes(4, "big") + payload)
+        sock.sendall(record)
     sock.shutdown(socket.SHUT_WR)  # nothing more to send; answers are still read
 
 
@@ -48,7 +58,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as sock:
     receiver = threading.Thread(target=receive, args=[sock.makefile("rb")], daemon=True)
     receiver.start()
     try:
-        send(sock, sys.stdin)
+        send(sock, sys.stdin, *sys.argv[3:])
     except OSError as cause:
         print(f"the connection broke: {cause}", file=sys.stderr)
     receiver.join()

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    api::{Api, Parts},
+    api::{Api, Bodies, Parts},
     artifact::{Artifacts, Description},
     clock::{self, Clock},
     config::{Format, Pipeline, Source},
@@ -38,6 +38,7 @@ use crate::{
     source::{
         file::{self, Content, Files},
         forward,
+        sessions::Sessions,
         socket::Listener,
     },
     store::{Lease, Store},
@@ -291,7 +292,7 @@ impl Daemon {
             http: http.local_addr()?.to_string(),
             sources: listeners
                 .iter()
-                .map(|(name, _, listener)| (name.clone(), listener.address()))
+                .map(|(name, listener)| (name.clone(), listener.address()))
                 .chain(forward_addresses)
                 .collect(),
         };
@@ -309,8 +310,9 @@ impl Daemon {
         };
         daemon.start_workers(lease, &batch_tag, clock)?;
         daemon.start_server(http, &ingest, batch_tag, metrics, started);
-        daemon.start_sources(listeners, &ingest);
-        daemon.start_forwards(forwards, &ingest);
+        let sessions = Sessions::new(pipeline.sessions.clone());
+        daemon.start_sources(listeners, &sessions, &ingest);
+        daemon.start_forwards(forwards, &sessions, &ingest);
         Ok(daemon)
     }
 
@@ -351,6 +353,7 @@ impl Daemon {
             pipeline: pipeline.name.clone(),
             batch_tag,
             ingest: http.map(|source| (source.name().to_owned(), ingest.clone())),
+            bodies: Bodies::new(pipeline.http.body_bytes),
             log: self.log.reader(),
             searcher: self.bench.searcher(),
             progress: self.progress.clone(),
@@ -363,9 +366,9 @@ impl Daemon {
         self.server.spawn("http", api.serve(listener, stop));
     }
 
-    fn start_sources(&mut self, listeners: Vec<(String, usize, Listener)>, ingest: &Ingest) {
-        for (name, max_connections, listener) in listeners {
-            let task = listener.run(name.clone(), max_connections, ingest.clone());
+    fn start_sources(&mut self, listeners: Vec<(String, Listener)>, sessions: &Sessions, ingest: &Ingest) {
+        for (name, listener) in listeners {
+            let task = listener.run(name.clone(), sessions.clone(), ingest.clone());
             self.sources.spawn(name, task);
         }
         for source in &self.bench.pipeline.sources {
@@ -392,10 +395,15 @@ impl Daemon {
         }
     }
 
-    fn start_forwards(&mut self, listeners: Vec<forward::Listener>, ingest: &Ingest) {
+    fn start_forwards(&mut self, listeners: Vec<forward::Listener>, sessions: &Sessions, ingest: &Ingest) {
         for listener in listeners {
             let name = listener.name().to_owned();
-            let task = listener.run(ingest.clone(), self.bench.cpu.clone(), Box::new(rand::random));
+            let task = listener.run(
+                sessions.clone(),
+                ingest.clone(),
+                self.bench.cpu.clone(),
+                Box::new(rand::random),
+            );
             self.sources.spawn(name, task);
         }
     }
@@ -496,16 +504,16 @@ fn note(kind: &str, drained: Drained, unfinished: &mut Vec<String>) {
     unfinished.extend(drained.survivors.into_iter().map(|name| format!("{kind} {name} did not end in time")));
 }
 
-async fn bind_all(pipeline: &Pipeline) -> Result<Vec<(String, usize, Listener)>> {
+async fn bind_all(pipeline: &Pipeline) -> Result<Vec<(String, Listener)>> {
     let mut bound = Vec::new();
     for source in &pipeline.sources {
-        let (max, listener) = match source {
-            Source::Tcp(tcp) => (tcp.max_connections, Listener::tcp(&tcp.listen.to_string()).await),
-            Source::Unix(unix) => (unix.max_connections, Listener::unix(&unix.path).await),
+        let listener = match source {
+            Source::Tcp(tcp) => Listener::tcp(&tcp.listen.to_string()).await,
+            Source::Unix(unix) => Listener::unix(&unix.path).await,
             Source::File(_) | Source::Stdin(_) | Source::Http(_) | Source::Forward(_) => continue,
         };
         let listener = listener.with_context(|| format!("source `{}` cannot listen", source.name()))?;
-        bound.push((source.name().to_owned(), max, listener));
+        bound.push((source.name().to_owned(), listener));
     }
     Ok(bound)
 }

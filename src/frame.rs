@@ -150,6 +150,24 @@ impl FrameCodec {
         Self { max_payload: u32::try_from(max.0).unwrap_or(u32::MAX), position: 0, skip: 0 }
     }
 
+    /// Bytes of the frame at the front of `src`, prefix included, if it has
+    /// begun, is accepted and is not whole yet.
+    pub fn begun(&self, src: &[u8]) -> Option<usize> {
+        let length = { src }.try_get_u32().ok()?;
+        let whole = PREFIX_BYTES + length as usize;
+        (self.skip == 0 && length <= self.max_payload && src.len() < whole).then_some(whole)
+    }
+
+    /// Whether the payload of an oversized frame is going by.
+    pub fn is_skipping(&self) -> bool {
+        self.skip > 0
+    }
+
+    /// Where the next frame begins, in bytes from the start of the stream.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Count and bytes of the accepted whole frames at the front of `src`, up
     /// to [`RUN_BYTES`] unless a single frame is longer.
     fn whole_frames(&self, src: &[u8]) -> (u32, usize) {

@@ -20,11 +20,13 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     describe_counter!("ingest_processed_total", "Frames acknowledged as durable.");
     describe_counter!("ingest_rejected_total", "Frames refused at the door, by code.");
+    describe_counter!("ingest_duplicates_total", "Frames acknowledged that were in the log already.");
     describe_counter!(
         "ingest_connections_refused_total",
         "Connections refused before their first frame, by reason."
     );
     describe_gauge!("ingest_connections_open", "Connections being served.");
+    describe_gauge!("ingest_sessions_waiting", "Connections that wait for their turn.");
     describe_counter!("log_groups_total", "Group commits: one write and one fsync each.");
     describe_counter!("log_appends_total", "Appends in those groups.");
     describe_counter!("log_bytes_total", "Bytes of frames appended.");
@@ -52,9 +54,31 @@ pub fn ingest_processed(frames: u64) {
     counter!("ingest_processed_total").increment(frames);
 }
 
+/// Frames acknowledged that were in the log already.
+pub fn ingest_duplicates(frames: u64) {
+    counter!("ingest_duplicates_total").increment(frames);
+}
+
 /// A frame refused at the door.
 pub fn ingest_rejected(code: &'static str) {
     counter!("ingest_rejected_total", "code" => code).increment(1);
+}
+
+/// Counts something as going on until dropped.
+#[derive(Debug)]
+pub struct Ongoing(&'static str);
+
+impl Ongoing {
+    fn begin(name: &'static str) -> Self {
+        gauge!(name).increment(1.0);
+        Self(name)
+    }
+}
+
+impl Drop for Ongoing {
+    fn drop(&mut self) {
+        gauge!(self.0).decrement(1.0);
+    }
 }
 
 /// A connection was refused before its first frame.
@@ -62,9 +86,14 @@ pub fn connection_refused(reason: &'static str) {
     counter!("ingest_connections_refused_total", "reason" => reason).increment(1);
 }
 
-/// A connection opened (1) or closed (-1).
-pub fn connections_open(change: f64) {
-    gauge!("ingest_connections_open").increment(change);
+/// A connection is served.
+pub fn connection_open() -> Ongoing {
+    Ongoing::begin("ingest_connections_open")
+}
+
+/// A connection waits for its turn.
+pub fn session_waiting() -> Ongoing {
+    Ongoing::begin("ingest_sessions_waiting")
 }
 
 /// One group commit of the log: time of its fsync, appends in it, bytes.

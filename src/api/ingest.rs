@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use axum::{
     Json,
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
+    body::{Body, Bytes},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -69,11 +69,7 @@ impl Encoding {
     }
 }
 
-pub(super) async fn ingest(
-    State(api): Shared,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
+pub(super) async fn ingest(State(api): Shared, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let Some((source, ingest)) = &api.ingest else {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
@@ -85,8 +81,8 @@ pub(super) async fn ingest(
         return Err(Problem::unavailable("closing", "the daemon is shutting down; send again", 1));
     }
     let encoding = Encoding::of(&headers)?;
-    let body = body?;
-    let max_frame = ingest.max_frame();
+    let held = api.bodies.read(body).await?;
+    let (body, max_frame) = (held.bytes.clone(), ingest.max_frame());
     let parts = api.cpu.run(move || parse(&encoding, body, max_frame)).await?;
     let origin = Origin { source: source.clone(), peer: None };
     let mut under_way = VecDeque::new();
@@ -149,7 +145,7 @@ async fn answer(ingest: &Ingest, under_way: VecDeque<Submitted>) -> Result<Respo
         let frames = submitted.frames();
         done.received += frames;
         match ingest.settle(submitted).await {
-            Answer::Taken { offset, count } => done.take(offset, count.into()),
+            Answer::Taken { offset, count, .. } => done.take(offset, count.into()),
             Answer::Refused(refusal) => done.refuse(&refusal, frames),
         }
     }

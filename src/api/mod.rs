@@ -1,5 +1,6 @@
 //! The HTTP interface.
 
+mod bodies;
 mod ingest;
 mod problem;
 mod search;
@@ -21,6 +22,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use bodies::Bodies;
 pub use problem::Problem;
 pub use status::{Segments, Status};
 
@@ -43,6 +45,8 @@ pub struct Parts {
     pub batch_tag: String,
     /// The way in; `None` if the pipeline has no `http` source.
     pub ingest: Option<(String, Ingest)>,
+    /// Room for the bodies of ingest requests.
+    pub bodies: Bodies,
     /// Reads the stream.
     pub log: LogReader,
     /// Answers searches.

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::rejection::{BytesRejection, JsonRejection},
+    extract::rejection::JsonRejection,
     http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
@@ -90,16 +90,6 @@ impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
         let code = match rejection.status() {
             StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_content_type",
-            StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
-            _ => "bad_request",
-        };
-        Self::new(rejection.status(), code, rejection.body_text())
-    }
-}
-
-impl From<BytesRejection> for Problem {
-    fn from(rejection: BytesRejection) -> Self {
-        let code = match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
             _ => "bad_request",
         };

@@ -24,9 +24,11 @@ use super::{
     output::{count, facts, rate},
 };
 use crate::{
+    log::MAX_NAME_BYTES,
     source::{
-        client::{Client, Report, Settings, Tally, Target},
+        client::{Client, Producer, Report, Settings, Tally, Target},
         file::Content,
+        hello::{MAX_NUMBER, is_name},
     },
     units::ByteSize,
 };
@@ -35,7 +37,8 @@ use crate::{
 ///
 /// Every frame is answered: acknowledged once it is on the server's disk, or
 /// refused with a reason. When the connection breaks, what has no answer is
-/// sent again on a new one; a refused frame is not.
+/// sent again on a new one; a refused frame is not. The records of a run are
+/// numbered, so that none is stored twice however often the connection breaks.
 ///
 /// Exit codes: 0 everything acknowledged; 1 something refused, unreadable or
 /// not acknowledged.
@@ -43,6 +46,7 @@ use crate::{
 #[command(after_help = "Examples:
   thalweg send fixtures/python311.jsonl.zst --set tenant=docs
   thalweg send --to unix:///run/thalweg.sock --rate 500/s events.jsonl
+  thalweg send --producer import-2024 big.jsonl     # the same again goes on where it stopped
   journalctl -o cat | jq -Rc '{text: .}' | thalweg send -")]
 pub struct Send {
     /// JSON Lines (.jsonl, .ndjson) or frames (.frames, .seg, .msgpack), also
@@ -70,6 +74,15 @@ pub struct Send {
     /// Attempts to connect again, in a row
     #[arg(long, value_name = "N", default_value_t = 5)]
     retries: u32,
+    /// Name of this input. Records are known by the name and their place in
+    /// the input: the same command run again stores only what is not stored
+    /// yet. Another input needs another name. Without it each run has its own
+    #[arg(long, value_name = "NAME", value_parser = producer_name)]
+    producer: Option<String>,
+    /// Epoch of the producer. A higher one stores the input anew and stops
+    /// whoever still sends under a lower one
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "producer", value_parser = clap::value_parser!(u64).range(0..=MAX_NUMBER))]
+    epoch: u64,
     /// Records that may wait for their acknowledgement
     #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u64).range(1..))]
     window: u64,
@@ -100,12 +113,21 @@ pub fn per_second(s: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("`{s}` is no rate; write a number a second, such as 500/s"))
 }
 
+fn producer_name(s: &str) -> Result<String, String> {
+    match is_name(s) {
+        true => Ok(s.to_owned()),
+        false => Err(format!("a name has 1 to {MAX_NAME_BYTES} bytes and no control characters")),
+    }
+}
+
 /// How the sending went.
 #[derive(Debug, Serialize)]
 struct Summary {
     to: String,
     sent: u64,
     acknowledged: u64,
+    /// Of those, how many were stored before.
+    duplicates: u64,
     refused: BTreeMap<String, u64>,
     unreadable: u64,
     unanswered: u64,
@@ -160,6 +182,7 @@ impl Send {
             window_bytes: self.window_bytes.as_usize().max(1),
             rate: self.rate,
             retries: self.retries,
+            producer: Some(self.producer()),
         };
         let (places, tally) = (Arc::new(Places::default()), Tally::default());
         let started = Instant::now();
@@ -174,6 +197,12 @@ impl Send {
             None => Some(anyhow::anyhow!("interrupted")),
         };
         Ok(Summary::new(&self.to, &tally.look(), &places, seconds, error.as_ref()))
+    }
+
+    fn producer(&self) -> Producer {
+        let name = self.producer.clone();
+        let name = name.unwrap_or_else(|| format!("send-{:016x}", rand::random::<u64>()));
+        Producer { name, epoch: self.epoch }
     }
 
     /// Shows progress until `sending` is done; `None` if interrupted.
@@ -232,6 +261,7 @@ impl Summary {
             to: to.to_string(),
             sent: report.sent,
             acknowledged: report.acknowledged,
+            duplicates: report.duplicates,
             refused: report.refused.clone(),
             unreadable,
             unanswered: report.unanswered(),
@@ -263,6 +293,9 @@ impl Summary {
             ("acknowledged", format!("{} of {}", count(self.acknowledged), count(self.sent))),
             ("refused", [vec![count(refused)], by_code].concat().join("  ")),
         ];
+        if self.duplicates > 0 {
+            lines.push(("stored before", count(self.duplicates)));
+        }
         if self.unreadable > 0 {
             lines.push(("unreadable", count(self.unreadable)));
         }

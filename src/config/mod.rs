@@ -16,6 +16,7 @@ mod read;
 mod schema;
 mod secret;
 mod sections;
+mod sessions;
 mod source;
 mod suggest;
 mod validate;
@@ -39,6 +40,7 @@ pub use self::{
     problem::{ConfigErrors, Problem},
     secret::Secret,
     sections::{Http, Search, Shutdown},
+    sessions::Sessions,
     source::{File, Format, Forward, Http as HttpSource, Source, Stdin, Tcp, Tls, Unix},
 };
 use self::{

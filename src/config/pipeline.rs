@@ -15,6 +15,7 @@ use crate::{artifact, embed, log, record, segment, store, transform};
 use super::{
     schema::accept_variables,
     sections::{Http, Search, Shutdown},
+    sessions::Sessions,
     source::Source,
 };
 
@@ -43,6 +44,9 @@ pub(super) struct Written {
     #[serde(default)]
     #[schemars(extend("minItems" = 1))]
     pub(super) source: Vec<Source>,
+    /// Connections to the socket sources.
+    #[serde(default)]
+    sessions: Sessions,
     /// The durable log.
     #[serde(default)]
     log: log::Settings,
@@ -91,6 +95,8 @@ pub struct Pipeline {
     pub defaults: record::Defaults,
     /// Where frames come from; at least one, names unique.
     pub sources: Vec<Source>,
+    /// Connections to the socket sources.
+    pub sessions: Sessions,
     /// The durable log.
     pub log: log::Settings,
     /// Sealed segments.
@@ -120,6 +126,7 @@ impl From<Written> for Pipeline {
             batch_tag: written.batch_tag,
             defaults: written.defaults,
             sources: written.source,
+            sessions: written.sessions,
             log: written.log,
             segment: written.segment,
             derive: written.derive,

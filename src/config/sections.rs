@@ -7,7 +7,7 @@ use super::listen::Listen;
 use crate::{
     setting::SettingError,
     store::fusion::{Fusion, Weights},
-    units::Period,
+    units::{ByteSize, Period},
 };
 
 /// `[search]`: how the lists of a query become one.
@@ -30,6 +30,9 @@ pub struct Search {
 pub struct Http {
     /// Address and port to listen on.
     pub listen: Listen,
+    /// Bytes of the bodies of ingest requests that are held at once. A request
+    /// that finds no room is refused and told when to come again.
+    pub body_bytes: ByteSize,
 }
 
 /// `[shutdown]`: how a pipeline stops.
@@ -49,13 +52,21 @@ impl Default for Search {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: Listen::local(7400) }
+        Self { listen: Listen::local(7400), body_bytes: ByteSize::mib(64) }
     }
 }
 
 impl Default for Shutdown {
     fn default() -> Self {
         Self { deadline: Period::secs(20) }
+    }
+}
+
+impl Http {
+    /// Refuses values that cannot be meant.
+    pub fn validate(&self) -> Result<(), SettingError> {
+        let fine = (ByteSize::kib(64)..=ByteSize::mib(4 << 10)).contains(&self.body_bytes);
+        SettingError::unless(fine, "body_bytes", "must be between 64KiB and 4GiB")
     }
 }
 

@@ -35,8 +35,6 @@ pub struct Tcp {
     pub name: String,
     /// Address and port to listen on.
     pub listen: Listen,
-    /// Connections served at once; further ones wait.
-    pub max_connections: usize,
 }
 
 /// Settings of a source of type `unix`.
@@ -49,9 +47,6 @@ pub struct Unix {
     pub name: String,
     /// Path of the socket, relative to the working directory.
     pub path: PathBuf,
-    /// Connections served at once; further ones wait.
-    #[serde(default = "max_connections")]
-    pub max_connections: usize,
 }
 
 /// Settings of a source of type `stdin`.
@@ -103,8 +98,6 @@ pub struct Forward {
     /// Address and port to listen on. Other machines may connect only where
     /// `shared_key` and `tls` are both set.
     pub listen: Listen,
-    /// Connections served at once; further ones wait.
-    pub max_connections: usize,
     /// Most bytes of one message, such as a chunk of Fluentd, on the wire.
     pub max_message_bytes: ByteSize,
     /// Fields that may hold the text, the preferred one first.
@@ -142,13 +135,9 @@ pub enum Format {
     Jsonl,
 }
 
-const fn max_connections() -> usize {
-    1024
-}
-
 impl Default for Tcp {
     fn default() -> Self {
-        Self { name: "tcp".to_owned(), listen: Listen::local(7410), max_connections: max_connections() }
+        Self { name: "tcp".to_owned(), listen: Listen::local(7410) }
     }
 }
 
@@ -169,7 +158,6 @@ impl Default for Forward {
         Self {
             name: "forward".to_owned(),
             listen: Listen::local(24224),
-            max_connections: max_connections(),
             max_message_bytes: ByteSize::mib(64),
             text_keys: ["text", "log", "message", "msg", "MESSAGE"].map(str::to_owned).to_vec(),
             shared_key: None,

@@ -36,6 +36,8 @@ fn sections(pipeline: &Pipeline) -> Vec<SettingError> {
         ("store", pipeline.store.validate()),
         ("artifacts", pipeline.artifacts.validate()),
         ("search", pipeline.search.validate()),
+        ("http", pipeline.http.validate()),
+        ("sessions", pipeline.sessions.validate()),
     ]
     .into_iter()
     .filter_map(|(section, result)| {
@@ -121,12 +123,6 @@ fn sources(pipeline: &Pipeline) -> Vec<SettingError> {
         }
         if let Source::Forward(forward) = source {
             forward_settings(forward).into_iter().for_each(|(key, message)| refuse(key, message.to_owned()));
-        }
-        if let Source::Tcp(super::Tcp { max_connections: 0, .. })
-        | Source::Unix(super::Unix { max_connections: 0, .. })
-        | Source::Forward(super::Forward { max_connections: 0, .. }) = source
-        {
-            refuse("max_connections", "with 0 connections nothing could arrive; write 1 or more".to_owned());
         }
     }
     found

@@ -1,5 +1,7 @@
 //! Layout of a raw segment file; see the [module documentation](super).
 
+use std::ops::RangeInclusive;
+
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::frame::FrameBatch;
@@ -18,11 +20,16 @@ pub const BATCH_HEADER_BYTES: usize = 40;
 const FILE_MAGIC: [u8; 8] = *b"THALWEGL";
 /// First bytes of every batch.
 pub(super) const BATCH_MAGIC: [u8; 4] = *b"TwB1";
-const VERSION: u16 = 1;
+/// What is written. Version 1 had no producer tables: in its batches the field
+/// of their length is always 0, so that both read alike.
+const VERSION: u16 = 2;
+const READABLE: RangeInclusive<u16> = 1..=VERSION;
 
 /// The header of a raw segment file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileHeader {
+    /// Version of the format; only files of the latest are written to.
+    pub version: u16,
     /// This life of the file.
     pub id: SegmentId,
     /// Offset of the first frame.
@@ -32,12 +39,22 @@ pub struct FileHeader {
 }
 
 impl FileHeader {
+    /// Of a file of the latest version.
+    pub fn new(id: SegmentId, base_offset: u64, created_ms: i64) -> Self {
+        Self { version: VERSION, id, base_offset, created_ms }
+    }
+
+    /// Whether more may be appended to the file.
+    pub fn is_latest(&self) -> bool {
+        self.version == VERSION
+    }
+
     /// One sector: magic, version, id, base offset, creation time, CRC-32C of
     /// all before it, zeros.
     pub fn encode(&self) -> [u8; FILE_HEADER_BYTES] {
         let mut out = Vec::with_capacity(FILE_HEADER_BYTES);
         out.put_slice(&FILE_MAGIC);
-        out.put_u16(VERSION);
+        out.put_u16(self.version);
         out.put_slice(&self.id);
         out.put_u64(self.base_offset);
         out.put_i64(self.created_ms);
@@ -46,7 +63,7 @@ impl FileHeader {
         out.try_into().unwrap_or([0; FILE_HEADER_BYTES])
     }
 
-    /// Reads a header; `None` if the bytes are not one of this version.
+    /// Reads a header; `None` if the bytes are not one of a known version.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (covered, mut rest) = bytes.split_at_checked(42)?;
         let crc = rest.try_get_u32().ok()?;
@@ -56,44 +73,60 @@ impl FileHeader {
         let version = fields.try_get_u16().ok()?;
         let mut id = [0; 16];
         fields.try_copy_to_slice(&mut id).ok()?;
-        let header =
-            Self { id, base_offset: fields.try_get_u64().ok()?, created_ms: fields.try_get_i64().ok()? };
-        (magic == FILE_MAGIC && version == VERSION && crc == crc32c::crc32c(covered)).then_some(header)
+        let (base_offset, created_ms) = (fields.try_get_u64().ok()?, fields.try_get_i64().ok()?);
+        let valid = magic == FILE_MAGIC && READABLE.contains(&version) && crc == crc32c::crc32c(covered);
+        valid.then_some(Self { version, id, base_offset, created_ms })
     }
 }
 
-/// The header of one batch around frames that arrive in pieces.
+/// The header of one batch around a producer table and frames that arrive in
+/// pieces.
 pub fn batch_header(
     id: &SegmentId,
     base_offset: u64,
     append_time_ms: i64,
     count: u32,
+    table: &[u8],
     pieces: &[Bytes],
 ) -> [u8; BATCH_HEADER_BYTES] {
-    let length: usize = pieces.iter().map(Bytes::len).sum();
-    let mut covered = Vec::with_capacity(BATCH_HEADER_BYTES);
-    covered.put_u64(base_offset);
-    covered.put_i64(append_time_ms);
-    covered.put_u32(count);
-    covered.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    covered.put_u64(0); // reserved: flags, producer
-    let crc = pieces.iter().fold(crc_of(id, &covered), |crc, piece| crc32c::crc32c_append(crc, piece));
-    let mut out = Vec::with_capacity(BATCH_HEADER_BYTES);
-    out.put_slice(&BATCH_MAGIC);
-    out.put_u32(crc);
-    out.put_slice(&covered);
-    out.try_into().unwrap_or([0; BATCH_HEADER_BYTES])
+    let length: usize = table.len() + pieces.iter().map(Bytes::len).sum::<usize>();
+    let mut covered = [0; BATCH_HEADER_BYTES - 8];
+    let mut fields = covered.as_mut_slice();
+    fields.put_u64(base_offset);
+    fields.put_i64(append_time_ms);
+    fields.put_u32(count);
+    fields.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    fields.put_u32(u32::try_from(table.len()).unwrap_or(u32::MAX));
+    let crc = crc32c::crc32c_append(crc_of(id, &covered), table);
+    let crc = pieces.iter().fold(crc, |crc, piece| crc32c::crc32c_append(crc, piece));
+    let mut out = [0; BATCH_HEADER_BYTES];
+    let mut fields = out.as_mut_slice();
+    fields.put_slice(&BATCH_MAGIC);
+    fields.put_u32(crc);
+    fields.put_slice(&covered);
+    out
 }
 
 fn crc_of(id: &SegmentId, covered: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(id), covered)
 }
 
+/// A proven batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Its frames; none where only producers changed.
+    pub frames: FrameBatch,
+    /// The state of the producers that it changed.
+    pub table: Bytes,
+    /// Its bytes, header included.
+    pub size: usize,
+}
+
 /// What stands at a place in a raw segment file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// A proven batch of that many bytes, header included.
-    Batch(FrameBatch, usize),
+    /// A proven batch.
+    Batch(Batch),
     /// A batch may stand here, but this many bytes are needed to tell.
     NeedsBytes(usize),
     /// No batch of this segment stands here.
@@ -114,19 +147,25 @@ pub fn parse_batch(id: &SegmentId, bytes: &Bytes, limit: u64) -> Parsed {
     let (magic, crc) = (header.split_to(4), header.get_u32());
     let covered = header.clone();
     let (base_offset, append_time_ms) = (header.get_u64(), header.get_i64());
-    let (count, length) = (header.get_u32(), header.get_u32() as usize);
+    let (count, length, table) = (header.get_u32(), header.get_u32() as usize, header.get_u32() as usize);
     let whole = BATCH_HEADER_BYTES + length;
-    if magic[..] != BATCH_MAGIC || count == 0 || whole as u64 > limit {
+    let empty = count == 0 && table == 0;
+    if magic[..] != BATCH_MAGIC || empty || table > length || whole as u64 > limit {
         return Parsed::Unproven;
     }
     if bytes.len() < whole {
         return Parsed::NeedsBytes(whole);
     }
-    let frames = bytes.slice(BATCH_HEADER_BYTES..whole);
-    if crc32c::crc32c_append(crc_of(id, &covered), &frames) != crc {
+    let mut bytes = bytes.slice(BATCH_HEADER_BYTES..whole);
+    if crc32c::crc32c_append(crc_of(id, &covered), &bytes) != crc {
         return Parsed::Unproven;
     }
-    Parsed::Batch(FrameBatch { base_offset, append_time_ms, count, bytes: frames }, whole)
+    let table = bytes.split_to(table);
+    Parsed::Batch(Batch {
+        frames: FrameBatch { base_offset, append_time_ms, count, bytes },
+        table,
+        size: whole,
+    })
 }
 
 /// First offset and count of the batch whose header stands at the front of
@@ -149,14 +188,14 @@ mod tests {
         out.freeze()
     }
 
-    fn encoded(id: &SegmentId, pieces: &[Bytes]) -> Bytes {
-        let header = batch_header(id, 7, 1_000, 3, pieces);
-        concat(&[Bytes::copy_from_slice(&header), concat(pieces)])
+    fn encoded(id: &SegmentId, table: &'static [u8], pieces: &[Bytes]) -> Bytes {
+        let header = batch_header(id, 7, 1_000, 3, table, pieces);
+        concat(&[Bytes::copy_from_slice(&header), Bytes::from_static(table), concat(pieces)])
     }
 
     #[test]
     fn a_file_header_reads_back_and_a_flipped_bit_is_noticed() {
-        let header = FileHeader { id: [9; 16], base_offset: 77, created_ms: -5 };
+        let header = FileHeader::new([9; 16], 77, -5);
         let mut bytes = header.encode();
         assert_eq!(FileHeader::decode(&bytes), Some(header));
         for bit in 0..46 * 8 {
@@ -168,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_batch_of_another_life_of_the_file_is_unproven() {
-        let batch = encoded(&[1; 16], &[Bytes::from_static(b"abc")]);
+        let batch = encoded(&[1; 16], b"", &[Bytes::from_static(b"abc")]);
         assert!(matches!(parse_batch(&[1; 16], &batch, 1 << 20), Parsed::Batch(..)));
         assert_eq!(parse_batch(&[2; 16], &batch, 1 << 20), Parsed::Unproven);
     }
@@ -177,12 +216,14 @@ mod tests {
         #[test]
         fn a_batch_reads_back_and_any_flipped_bit_is_noticed(
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..4),
+            table in prop::sample::select(vec![&b""[..], b"t", b"a longer table"]),
             flip in any::<prop::sample::Index>(),
         ) {
             let pieces: Vec<Bytes> = pieces.into_iter().map(Bytes::from).collect();
-            let bytes = encoded(&[3; 16], &pieces);
-            let want = FrameBatch { base_offset: 7, append_time_ms: 1_000, count: 3, bytes: concat(&pieces) };
-            prop_assert_eq!(parse_batch(&[3; 16], &bytes, bytes.len() as u64), Parsed::Batch(want.clone(), bytes.len()));
+            let bytes = encoded(&[3; 16], table, &pieces);
+            let frames = FrameBatch { base_offset: 7, append_time_ms: 1_000, count: 3, bytes: concat(&pieces) };
+            let want = Batch { frames, table: Bytes::from_static(table), size: bytes.len() };
+            prop_assert_eq!(parse_batch(&[3; 16], &bytes, bytes.len() as u64), Parsed::Batch(want.clone()));
             let mut bent = bytes.to_vec();
             let bit = flip.index(bent.len() * 8);
             bent[bit / 8] ^= 1 << (bit % 8);

@@ -17,9 +17,19 @@
 //! ```text
 //! file   = header(512 bytes) batch* rest
 //! header = "THALWEGL" version:u16 id:[16] base_offset:u64 created_ms:i64 crc32c:u32 zeros
-//! batch  = "TwB1" crc32c:u32 base_offset:u64 append_time_ms:i64 frames:u32 length:u32 reserved:u64
-//!          frame*                                   (length bytes, exactly as sent)
+//! batch  = "TwB1" crc32c:u32 base_offset:u64 append_time_ms:i64 frames:u32 length:u32
+//!          table_length:u32 zero:u32
+//!          table frame*                             (length bytes; frames exactly as sent)
 //! ```
+//!
+//! The version is 2. Files of version 1, which had no tables and a zero in
+//! their place, are read and not written to any more.
+//!
+//! The table says how far the producers are whose frames, or refused frames,
+//! the batch brings: `producers.rs` has its layout. So a frame and its number
+//! are durable together or not at all. A file that is taken into use while
+//! producers are known begins with a batch of no frames and the table of all,
+//! so the last file alone tells where each producer is.
 //!
 //! A batch's CRC-32C covers the segment's random `id` and everything after the
 //! CRC, so bytes of an earlier life of the file never parse. `rest` is zeros
@@ -37,7 +47,9 @@
 
 mod directory;
 mod format;
+mod group;
 mod io;
+mod producers;
 mod raw;
 mod reader;
 mod recovery;
@@ -58,6 +70,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 pub use directory::{Directory, streams};
 pub use format::SegmentId;
+pub use producers::{Claim, MAX_NAME_BYTES, Position, ProducerError};
 pub use raw::{Damage, RawFile, Scan};
 pub use reader::{Cursor, LogReader, ReadError};
 pub use recovery::{OpenError, Recovery};
@@ -65,17 +78,20 @@ pub use settings::Settings;
 pub use writer::DrawId;
 
 use crate::{clock::Clock, segment};
+use group::{Append, Item, Open};
 use io::Io;
 use spare::{Filler, Spares};
-use writer::{Append, Request, Writer};
+use writer::{Request, Writer};
 
 /// Where an append went. Durable when given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// Offset of its first frame.
+    /// Offset of its first frame that is new.
     pub offset: u64,
-    /// Number of its frames; their offsets are consecutive.
+    /// Number of its new frames; their offsets are consecutive.
     pub count: u32,
+    /// Numbers at its front that had been taken before.
+    pub duplicates: u32,
 }
 
 /// Why frames were not appended. None of them is in the log.
@@ -103,6 +119,9 @@ pub enum AppendError {
     /// The log is shutting down; send again to its successor.
     #[error("the log is closed; send again when the daemon is back")]
     Closed,
+    /// The producer's numbers cannot be taken.
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
 }
 
 impl AppendError {
@@ -120,6 +139,7 @@ impl AppendError {
             Self::Full { .. } => "log_full",
             Self::Failed { .. } => "log_failed",
             Self::Closed => "closing",
+            Self::Producer(error) => error.code(),
         }
     }
 }
@@ -198,7 +218,7 @@ pub struct LogWriter {
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Append(_) => "Append",
+            Self::Item(_) => "Item",
             Self::Close(_) => "Close",
         })
     }
@@ -239,6 +259,22 @@ impl LogWriter {
         self.reserve(frames.len()).await?.append(frames, count).answer().await
     }
 
+    /// Opens an epoch of a producer that numbers its frames, or the one after
+    /// its latest, and waits until that is durable; from then on appends in
+    /// its earlier epochs are refused. `sequence` is the number that it means
+    /// to go on with.
+    pub async fn open_producer(
+        &self,
+        producer: Arc<str>,
+        epoch: Option<u64>,
+        sequence: Option<u64>,
+    ) -> Result<Position, AppendError> {
+        let (reply, answer) = oneshot::channel();
+        let open = Item::Open(Open { producer, epoch, sequence, reply });
+        self.requests.send(Request::Item(open)).map_err(|_| AppendError::Closed)?;
+        answer.await.unwrap_or(Err(AppendError::Closed))
+    }
+
     /// Closes the active segment if it holds anything. Returns the end offset.
     pub async fn close_segment(&self) -> Result<u64, AppendError> {
         let (reply, answer) = oneshot::channel();
@@ -256,11 +292,18 @@ impl Reservation {
     /// Hands `count` whole frames to the writer, of about as many bytes as
     /// were reserved.
     pub fn append(self, frames: Bytes, count: u32) -> Pending {
+        self.append_claimed(frames, count, None)
+    }
+
+    /// As [`Reservation::append`], of frames whose numbers are claimed: only
+    /// those are appended whose number was not taken before. A claim without
+    /// frames takes the numbers of frames that were refused.
+    pub fn append_claimed(self, frames: Bytes, count: u32, claim: Option<Claim>) -> Pending {
         let (reply, answer) = oneshot::channel();
-        let append = Append { frames, count, reply, room: self.room };
+        let append = Append { frames, count, claim, reply, room: self.room };
         // If the writer is gone the reply is dropped with the request, and
         // the pending append resolves to `Closed`.
-        let _ = self.writer.requests.send(Request::Append(append));
+        let _ = self.writer.requests.send(Request::Item(Item::Append(append)));
         Pending(answer)
     }
 }
@@ -303,6 +346,8 @@ impl Ready {
             active: recovered.active,
             next_offset: recovered.end_offset,
             first_append_ms: recovered.first_append_ms,
+            producers: recovered.producers,
+            table: Vec::new(),
             requests: received,
             waiting: VecDeque::new(),
         };

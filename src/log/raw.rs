@@ -11,8 +11,9 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 
 use super::{
-    format::{BATCH_MAGIC, FILE_HEADER_BYTES, FileHeader, Parsed, SegmentId, claimed_by, parse_batch},
+    format::{BATCH_MAGIC, Batch, FILE_HEADER_BYTES, FileHeader, Parsed, SegmentId, claimed_by, parse_batch},
     io::{Access, Io, IoFile, read_full_at},
+    producers::Producers,
 };
 use crate::frame::FrameBatch;
 
@@ -57,6 +58,8 @@ pub struct Scan {
     pub first_append_ms: Option<i64>,
     /// Damage before proven data.
     pub damage: Vec<Damage>,
+    /// How far each producer is that the file tells of.
+    pub(super) producers: Producers,
 }
 
 /// The offsets that the batches in a file without a valid header claim to
@@ -118,6 +121,11 @@ impl RawFile {
         &self.path
     }
 
+    /// Whether more may be appended.
+    pub(super) fn is_latest_version(&self) -> bool {
+        self.header.is_latest()
+    }
+
     /// Bytes the file has room for, its header included.
     pub fn capacity(&self) -> u64 {
         self.capacity
@@ -146,14 +154,15 @@ impl RawFile {
             end_offset: self.base_offset(),
             first_append_ms: None,
             damage: Vec::new(),
+            producers: Producers::default(),
         };
         let mut at = FILE_HEADER_BYTES;
         while at < bytes.len() {
             let rest = bytes.slice(at..);
             match parse_batch(self.id(), &rest, rest.len() as u64) {
-                Parsed::Batch(batch, size) if batch.base_offset >= scan.end_offset => {
+                Parsed::Batch(batch) if batch.frames.base_offset >= scan.end_offset => {
                     self.note(&mut scan, &batch, at as u64);
-                    at += size;
+                    at += batch.size;
                     scan.proven = at as u64;
                 }
                 _ => {
@@ -170,7 +179,9 @@ impl RawFile {
 
     /// Takes up the batch found at `at`, and the damage before it if there is
     /// any.
-    fn note(&self, scan: &mut Scan, batch: &FrameBatch, at: u64) {
+    fn note(&self, scan: &mut Scan, batch: &Batch, at: u64) {
+        scan.producers.replay(&batch.table);
+        let batch = &batch.frames;
         if at > scan.proven || batch.base_offset > scan.end_offset {
             scan.damage.push(Damage {
                 path: self.path.clone(),
@@ -180,7 +191,9 @@ impl RawFile {
                 next_offset: batch.base_offset,
             });
         }
-        scan.first_append_ms.get_or_insert(batch.append_time_ms);
+        if batch.count > 0 {
+            scan.first_append_ms.get_or_insert(batch.append_time_ms);
+        }
         scan.end_offset = batch.end_offset();
     }
 
@@ -209,21 +222,21 @@ impl RawFile {
         Ok(buffer.freeze())
     }
 
-    /// The proven batch at `at` and its size, reading no further than `limit`.
-    fn batch_at(&self, at: u64, limit: u64) -> io::Result<Option<(FrameBatch, usize)>> {
+    /// The proven batch at `at`, reading no further than `limit`.
+    fn batch_at(&self, at: u64, limit: u64) -> io::Result<Option<Batch>> {
         let left = limit.saturating_sub(at);
         let mut want = 4 << 10;
         loop {
             let bytes = self.read(at, want, limit)?;
             match parse_batch(self.id(), &bytes, left) {
-                Parsed::Batch(batch, size) => return Ok(Some((batch, size))),
+                Parsed::Batch(batch) => return Ok(Some(batch)),
                 Parsed::NeedsBytes(n) if n > bytes.len() && bytes.len() == want => want = n,
                 _ => return Ok(None),
             }
         }
     }
 
-    /// The proven batches from `position` on, at least one if there is one
+    /// The proven batches with frames from `position` on, at least one if there is one
     /// and then up to about `max_bytes`, and the position after them. Skips
     /// what is damaged.
     pub fn batches_at(&self, position: u64, max_bytes: usize) -> io::Result<(Vec<FrameBatch>, u64)> {
@@ -234,18 +247,22 @@ impl RawFile {
             let window = self.read(at, READ_BYTES.min(max_bytes.max(4 << 10)), limit)?;
             let parsed_from = at;
             let mut rest = window.clone();
-            while let Parsed::Batch(batch, size) = parse_batch(self.id(), &rest, limit - at) {
-                rest = rest.slice(size..);
-                at += size as u64;
-                taken += size;
-                batches.push(batch);
+            let mut keep = |batch: Batch| {
+                taken += batch.size;
+                if batch.frames.count > 0 {
+                    batches.push(batch.frames);
+                }
+            };
+            while let Parsed::Batch(batch) = parse_batch(self.id(), &rest, limit - at) {
+                rest = rest.slice(batch.size..);
+                at += batch.size as u64;
+                keep(batch);
             }
             if at == parsed_from {
                 match self.batch_at(at, limit)? {
-                    Some((batch, size)) => {
-                        at += size as u64;
-                        taken += size;
-                        batches.push(batch);
+                    Some(batch) => {
+                        at += batch.size as u64;
+                        keep(batch);
                     }
                     None => at = self.next_magic(at + 1)?.unwrap_or(limit).min(limit),
                 }

@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use super::{
     Damage, Durable, Segment, Shared,
     directory::Directory,
-    format::FileHeader,
+    format::{FileHeader, batch_header},
     io::{Access, Io},
+    producers::Producers,
     raw::{self, RawFile, Scan},
     settings::Settings,
     spare::Spares,
@@ -59,6 +60,7 @@ pub(super) struct Recovered {
     pub active: Arc<RawFile>,
     pub end_offset: u64,
     pub first_append_ms: Option<i64>,
+    pub producers: Producers,
     pub report: Recovery,
     segments: BTreeMap<u64, Segment>,
 }
@@ -185,8 +187,14 @@ pub(super) fn recover(
         found.lose(directory.io(), directory.path(), end..known);
     }
     let end_offset = found.report.end_offset;
+    // Of the last file that can be read. If one after it cannot, what the
+    // producers sent into that is lost, and expected from them again.
+    let mut producers =
+        found.last_raw.as_mut().map(|(_, scan)| std::mem::take(&mut scan.producers)).unwrap_or_default();
+    producers.keep(settings.producers_kept());
     let usable = found.last_raw.filter(|(raw, scan)| {
-        raw.capacity() == settings.segment_bytes.0
+        raw.is_latest_version()
+            && raw.capacity() == settings.segment_bytes.0
             && scan.end_offset == end_offset
             && found.segments.keys().next_back() == Some(&raw.base_offset())
     });
@@ -198,13 +206,25 @@ pub(super) fn recover(
             (raw, scan.first_append_ms)
         }
         None => {
-            let header = FileHeader { id: draw_id(), base_offset: end_offset, created_ms: clock() };
-            let raw = Arc::new(spares.take(header).map_err(failed)?);
+            let header = FileHeader::new(draw_id(), end_offset, clock());
+            let raw = Arc::new(spares.take(header, &first_batch(&header, &producers)).map_err(failed)?);
             found.segments.insert(end_offset, Segment::Raw(raw.clone()));
             (raw, None)
         }
     };
-    Ok(Recovered { active, end_offset, first_append_ms, report: found.report, segments: found.segments })
+    let (report, segments) = (found.report, found.segments);
+    Ok(Recovered { active, end_offset, first_append_ms, producers, report, segments })
+}
+
+/// The batch that a new file begins with, so that it alone tells how far each
+/// producer is; empty if none is known.
+pub(super) fn first_batch(header: &FileHeader, producers: &Producers) -> Vec<u8> {
+    let table = producers.table();
+    if table.is_empty() {
+        return table;
+    }
+    let head = batch_header(&header.id, header.base_offset, header.created_ms, 0, &table, &[]);
+    [&head[..], &table].concat()
 }
 
 /// Puts a file that cannot be read out of the way, without losing it.

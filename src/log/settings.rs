@@ -3,11 +3,19 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{
+    format::{BATCH_HEADER_BYTES, FILE_HEADER_BYTES},
+    producers::MAX_ENTRY_BYTES,
+};
 use crate::{
-    frame::DEFAULT_MAX_FRAME,
+    frame::{DEFAULT_MAX_FRAME, PREFIX_BYTES, RUN_BYTES},
     setting::SettingError,
     units::{ByteSize, Period},
 };
+
+/// Bytes of the headers of a file that begins with a table and holds one more
+/// batch.
+const HEADERS_BYTES: usize = FILE_HEADER_BYTES + 2 * BATCH_HEADER_BYTES;
 
 /// The `[log]` section of a pipeline file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +31,10 @@ pub struct Settings {
     pub group_bytes: ByteSize,
     /// Bytes that may wait for the writer before sources are held back.
     pub queue_bytes: ByteSize,
+    /// Numbered producers that are known at most; the one whose last frame is
+    /// longest ago is forgotten. In small segments fewer are kept, so that a
+    /// frame fits beside them.
+    pub max_producers: usize,
 }
 
 impl Default for Settings {
@@ -33,6 +45,7 @@ impl Default for Settings {
             max_frame_bytes: DEFAULT_MAX_FRAME,
             group_bytes: ByteSize::mib(4),
             queue_bytes: ByteSize::mib(64),
+            max_producers: 10_000,
         }
     }
 }
@@ -47,7 +60,7 @@ impl Settings {
             "max_frame_bytes",
             "must be between 1 byte and 1GiB",
         )?;
-        let needed = ByteSize(frame.0 + (1 << 20));
+        let needed = ByteSize(frame.0.max(64 << 10) + (1 << 20));
         SettingError::unless(
             (needed.0..=4 * most.0).contains(&self.segment_bytes.0),
             "segment_bytes",
@@ -66,6 +79,19 @@ impl Settings {
             "group_bytes",
             "must be between 4KiB and 1GiB",
         )?;
+        SettingError::unless(
+            (1..=1_000_000).contains(&self.max_producers),
+            "max_producers",
+            format!("must be between 1 and 1000000, not {}", self.max_producers),
+        )?;
         SettingError::unless(!self.segment_age.0.is_zero(), "segment_age", "must be over 0s")
+    }
+
+    /// How many producers are kept: as many as wanted, as long as their table
+    /// leaves room in a segment for the longest append.
+    pub(super) fn producers_kept(&self) -> usize {
+        let longest = self.max_frame_bytes.as_usize().saturating_add(PREFIX_BYTES).max(RUN_BYTES);
+        let left = self.segment_bytes.as_usize().saturating_sub(longest + HEADERS_BYTES);
+        (left / MAX_ENTRY_BYTES).saturating_sub(1).min(self.max_producers)
     }
 }

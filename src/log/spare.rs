@@ -44,17 +44,19 @@ impl Spares {
     }
 
     /// Takes the ready file into use as the segment of `header`, making one
-    /// if there is none. Durable when it returns.
-    pub fn take(&self, header: FileHeader) -> io::Result<RawFile> {
+    /// if there is none; `first` is its first batch, or empty. Durable when it
+    /// returns, both or neither.
+    pub fn take(&self, header: FileHeader, first: &[u8]) -> io::Result<RawFile> {
         let path = self.directory.raw(header.base_offset);
         let _held = self.hold();
         self.ensure()?;
         let file = self.directory.io().open(&self.directory.spare(), Access::ReadWrite)?;
-        write_all_at(&*file, &mut [IoSlice::new(&header.encode())], 0)?;
+        write_all_at(&*file, &mut [IoSlice::new(&header.encode()), IoSlice::new(first)], 0)?;
         file.sync_data()?;
         self.directory.io().rename(&self.directory.spare(), &path)?;
         self.directory.sync()?;
-        Ok(RawFile::new(file, path, header, self.bytes, FILE_HEADER_BYTES as u64))
+        let proven = (FILE_HEADER_BYTES + first.len()) as u64;
+        Ok(RawFile::new(file, path, header, self.bytes, proven))
     }
 
     /// Keeps the file of a sealed segment as the next spare if nobody reads it

@@ -13,13 +13,16 @@ use std::{
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
-    AppendError, Appended, Shared,
+    AppendError, Shared,
     format::{BATCH_HEADER_BYTES, FILE_HEADER_BYTES, FileHeader, batch_header},
+    group::{Group, Item},
     io::write_all_at,
+    producers::Producers,
     raw::RawFile,
+    recovery::first_batch,
     settings::Settings,
     spare::{Filler, Spares},
 };
@@ -27,20 +30,11 @@ use crate::{clock::Clock, metrics};
 
 /// What the writer is asked.
 pub(super) enum Request {
-    /// Make these frames durable.
-    Append(Append),
+    /// Make this durable.
+    Item(Item),
     /// Close the active segment now if it holds anything; answers with the
     /// end offset.
     Close(oneshot::Sender<Result<u64, AppendError>>),
-}
-
-/// Frames on their way in.
-pub(super) struct Append {
-    pub frames: Bytes,
-    pub count: u32,
-    pub reply: oneshot::Sender<Result<Appended, AppendError>>,
-    /// Room in the queue, given back when the append is answered.
-    pub room: OwnedSemaphorePermit,
 }
 
 /// Draws the identity of a new segment.
@@ -59,13 +53,16 @@ pub(super) struct Writer {
     pub position: u64,
     pub next_offset: u64,
     pub first_append_ms: Option<i64>,
+    pub producers: Producers,
+    /// The table of the batch that is being written.
+    pub table: Vec<u8>,
     pub requests: Receiver<Request>,
     /// Taken from `requests` and not served yet.
     pub waiting: VecDeque<Request>,
 }
 
-/// What headers take of a segment that holds one batch.
-const HEADERS_BYTES: usize = FILE_HEADER_BYTES + BATCH_HEADER_BYTES;
+/// What headers take of a segment that holds a table and one more batch.
+const HEADERS_BYTES: usize = FILE_HEADER_BYTES + 2 * BATCH_HEADER_BYTES;
 
 /// How often a full log tries to go on.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -101,9 +98,9 @@ impl Writer {
                 let closed = self.close().map(|()| self.next_offset);
                 let _ = reply.send(closed);
             }
-            Ok(Request::Append(first)) => {
-                let group = self.gather(first);
-                if let Err(error) = self.commit(group) {
+            Ok(Request::Item(first)) => {
+                let (items, most_bytes) = self.gather(first);
+                if let Err(error) = self.commit(items, most_bytes) {
                     tracing::error!(%error, "the log writer stops");
                     self.shared.set_failed(error.clone());
                     return ControlFlow::Break(Err(error));
@@ -141,17 +138,19 @@ impl Writer {
         }
     }
 
-    /// Takes what else is waiting, up to the size of a group.
-    fn gather(&mut self, first: Append) -> Vec<Append> {
+    /// Takes what else is waiting, up to the size of a group. Gives what it
+    /// took and how many bytes of a batch that is at most.
+    fn gather(&mut self, first: Item) -> (Vec<Item>, usize) {
         let segment = usize::try_from(self.active.capacity()).unwrap_or(usize::MAX);
-        let most = self.settings.group_bytes.as_usize().min(segment.saturating_sub(HEADERS_BYTES));
-        let mut bytes = first.frames.len();
-        let mut group = vec![first];
+        let room = segment.saturating_sub(HEADERS_BYTES + self.producers.table_bytes());
+        let most = self.settings.group_bytes.as_usize().min(room);
+        let mut bytes = first.bytes();
+        let mut items = vec![first];
         while bytes < most {
             match self.requests.try_recv() {
-                Ok(Request::Append(next)) if bytes + next.frames.len() <= most => {
-                    bytes += next.frames.len();
-                    group.push(next);
+                Ok(Request::Item(next)) if bytes + next.bytes() <= most => {
+                    bytes += next.bytes();
+                    items.push(next);
                 }
                 Ok(other) => {
                     self.waiting.push_back(other);
@@ -160,76 +159,89 @@ impl Writer {
                 Err(_) => break,
             }
         }
-        group
+        (items, bytes)
     }
 
-    /// Writes and syncs `group`, then answers it. Refusals that leave the log
-    /// sound are answered here; an error means the log can't go on.
-    fn commit(&mut self, group: Vec<Append>) -> Result<(), AppendError> {
-        let bytes: usize = group.iter().map(|a| a.frames.len()).sum();
-        if self.position + (BATCH_HEADER_BYTES + bytes) as u64 > self.active.capacity()
-            && let Err(error) = self.close()
+    /// Decides what of `items` is new, writes and syncs that, then answers
+    /// them. Refusals that leave the log sound are answered here; an error
+    /// means the log can't go on.
+    fn commit(&mut self, items: Vec<Item>, most_bytes: usize) -> Result<(), AppendError> {
+        // Before anything is decided: the next segment begins with what is
+        // settled.
+        if self.position + (BATCH_HEADER_BYTES + most_bytes) as u64 > self.active.capacity()
+            && let Err(error) = self.open_next()
         {
-            answer_all(group, &error);
+            items.into_iter().for_each(|item| item.refuse(&error));
             return Ok(());
         }
-        let count = group.iter().map(|a| a.count).sum();
-        let now = (self.clock)();
-        let pieces: Vec<Bytes> = group.iter().map(|a| a.frames.clone()).collect();
-        let header = batch_header(self.active.id(), self.next_offset, now, count, &pieces);
-        match self.write(&header, &pieces) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
-                answer_all(group, &self.full(&e));
-                return Ok(());
+        let group = Group::decide(items, &mut self.producers);
+        self.table.clear();
+        self.producers.put_changes(&mut self.table);
+        if group.count() == 0 && self.table.is_empty() {
+            group.answer(self.next_offset);
+            return Ok(());
+        }
+        match self.write(&group) {
+            Ok(now) => {
+                self.settle(group, now);
+                Ok(())
             }
-            Err(e) => {
-                let error = AppendError::failed("write", self.active.path(), &e);
-                answer_all(group, &error);
-                return Err(error);
+            Err(error) => {
+                self.producers.undo();
+                group.refuse(&error);
+                if matches!(error, AppendError::Full { .. }) { Ok(()) } else { Err(error) }
             }
         }
+    }
+
+    /// Writes and syncs `group` as one batch. Gives its time.
+    fn write(&mut self, group: &Group) -> Result<i64, AppendError> {
+        let (frames, now) = (group.frames(), (self.clock)());
+        let header =
+            batch_header(self.active.id(), self.next_offset, now, group.count(), &self.table, frames);
+        let mut slices: Vec<IoSlice<'_>> = [&header[..], &self.table]
+            .into_iter()
+            .chain(frames.iter().map(AsRef::as_ref))
+            .map(IoSlice::new)
+            .collect();
+        write_all_at(&*self.active.file, &mut slices, self.position).map_err(|e| match e.kind() {
+            io::ErrorKind::StorageFull => self.full(&e),
+            _ => AppendError::failed("write", self.active.path(), &e),
+        })?;
         let started = Instant::now();
-        if let Err(e) = self.active.file.sync_data() {
-            let error = AppendError::failed("fsync", self.active.path(), &e);
-            answer_all(group, &error);
-            return Err(error);
-        }
+        self.active.file.sync_data().map_err(|e| AppendError::failed("fsync", self.active.path(), &e))?;
+        let bytes: usize = frames.iter().map(Bytes::len).sum();
         metrics::log_group(started.elapsed(), group.len(), bytes);
+        self.position += (BATCH_HEADER_BYTES + self.table.len() + bytes) as u64;
+        Ok(now)
+    }
+
+    /// Makes what is durable now visible and answers it.
+    fn settle(&mut self, group: Group, now: i64) {
         self.not_full();
-        self.position += (BATCH_HEADER_BYTES + bytes) as u64;
-        self.first_append_ms.get_or_insert(now);
-        self.publish(group, now);
-        Ok(())
-    }
-
-    fn publish(&mut self, group: Vec<Append>, now: i64) {
-        let base = self.next_offset;
-        self.next_offset += group.iter().map(|a| u64::from(a.count)).sum::<u64>();
+        self.producers.settle();
+        self.producers.keep(self.settings.producers_kept());
         self.active.set_proven(self.position);
-        self.shared.publish(self.next_offset, now);
-        let mut offset = base;
-        for append in group {
-            let _ = append.reply.send(Ok(Appended { offset, count: append.count }));
-            offset += u64::from(append.count);
-            drop(append.room);
+        let base = self.next_offset;
+        if group.count() > 0 {
+            self.first_append_ms.get_or_insert(now);
+            self.next_offset += u64::from(group.count());
+            self.shared.publish(self.next_offset, now);
         }
-    }
-
-    fn write(&self, header: &[u8], pieces: &[Bytes]) -> io::Result<()> {
-        let mut slices: Vec<IoSlice<'_>> =
-            std::iter::once(header).chain(pieces.iter().map(AsRef::as_ref)).map(IoSlice::new).collect();
-        write_all_at(&*self.active.file, &mut slices, self.position)
+        group.answer(base);
     }
 
     /// Closes the active segment, if it holds anything, and opens the next.
     fn close(&mut self) -> Result<(), AppendError> {
-        if self.first_append_ms.is_none() {
-            return Ok(());
-        }
-        let header =
-            FileHeader { id: (self.draw_id)(), base_offset: self.next_offset, created_ms: (self.clock)() };
-        let next = self.spares.take(header).map_err(|e| self.full(&e))?;
+        if self.first_append_ms.is_none() { Ok(()) } else { self.open_next() }
+    }
+
+    /// Opens the next segment. In the place of one that is full of tables
+    /// only, which it begins with the sum of.
+    fn open_next(&mut self) -> Result<(), AppendError> {
+        let header = FileHeader::new((self.draw_id)(), self.next_offset, (self.clock)());
+        let first = first_batch(&header, &self.producers);
+        let next = self.spares.take(header, &first).map_err(|e| self.full(&e))?;
         self.not_full();
         self.active = Arc::new(next);
         self.position = self.active.proven();
@@ -259,14 +271,8 @@ impl Writer {
     fn refuse_all(&mut self, error: &AppendError) {
         let rest = self.waiting.drain(..).chain(self.requests.iter());
         rest.for_each(|request| match request {
-            Request::Append(append) => answer_all(vec![append], error),
+            Request::Item(item) => item.refuse(error),
             Request::Close(reply) => drop(reply.send(Err(error.clone()))),
         });
-    }
-}
-
-fn answer_all(group: Vec<Append>, error: &AppendError) {
-    for append in group {
-        let _ = append.reply.send(Err(error.clone()));
     }
 }

@@ -3,6 +3,10 @@
 //! Good frames go to the log; a bad one becomes a dead letter and is answered
 //! with what is wrong with it. Nothing is acknowledged before it is durable,
 //! and a refusal is given only after its dead letter is stored.
+//!
+//! A producer that numbers its frames has each number taken once. That of a
+//! refused frame is taken too, after its dead letter is stored, so that what
+//! comes again is known whether it was good or not.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -17,7 +21,7 @@ use super::{
 use crate::{
     clock::Clock,
     frame::Unit,
-    log::{AppendError, Appended, LogWriter, Pending},
+    log::{AppendError, Appended, Claim, LogWriter, Pending},
     metrics,
     store::{NewDeadLetter, Store},
     units::ByteSize,
@@ -53,12 +57,14 @@ pub struct Refusal {
 /// What became of a stretch of frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// They are durable, at consecutive offsets.
+    /// They are durable, those that were not before at consecutive offsets.
     Taken {
-        /// Offset of the first.
+        /// Offset of the first that was not in the log before.
         offset: u64,
-        /// How many.
+        /// How many were not.
         count: u32,
+        /// How many were, all before those.
+        duplicates: u32,
     },
     /// They were not taken.
     Refused(Refusal),
@@ -87,9 +93,53 @@ impl Submitted {
 
 #[derive(Debug)]
 enum State {
-    /// With the frames, which may have to be sent to the log again.
-    Pending(Pending, Bytes),
+    /// With the frames, if they may have to be sent to the log again.
+    Pending(Pending, Option<Bytes>),
+    /// A frame that is refused once the log has taken its number.
+    Numbered(Pending, Refusal),
     Refused(Refusal),
+}
+
+/// Whose frames a connection brings, numbered one by one.
+#[derive(Clone, Debug)]
+pub struct Producer {
+    name: Arc<str>,
+    epoch: u64,
+    /// Number of the connection's first frame.
+    first: u64,
+    /// Numbers below it were taken before the connection began.
+    known: u64,
+}
+
+impl Producer {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The epoch it writes in.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The next number that it has not had taken, when the connection began.
+    pub fn expected(&self) -> u64 {
+        self.known
+    }
+
+    /// The numbers of `count` frames from frame `frame` of the connection on.
+    fn claim(&self, frame: u64, count: u32) -> Claim {
+        Claim { producer: self.name.clone(), epoch: self.epoch, first: self.first + frame, count }
+    }
+}
+
+/// Who hands frames in, and how.
+#[derive(Clone, Copy)]
+struct Sender<'a> {
+    origin: &'a Origin,
+    producer: Option<&'a Producer>,
+    /// Whether nobody would send again what a full log does not take.
+    keep: bool,
 }
 
 /// How long a patient source waits before it asks a full log again.
@@ -142,36 +192,70 @@ impl Ingest {
         self.log.stream()
     }
 
+    /// Opens a producer's epoch, a new one if none is given, for a connection
+    /// whose first frame has the number `sequence`, or else the next that is
+    /// expected.
+    ///
+    /// # Errors
+    /// A refusal of the whole connection: the epoch has ended, the number is
+    /// too high, or the log cannot note it.
+    pub async fn open_producer(
+        &self,
+        name: Arc<str>,
+        epoch: Option<u64>,
+        sequence: Option<u64>,
+    ) -> Result<Producer, Refusal> {
+        let opened = self.log.open_producer(name.clone(), epoch, sequence).await;
+        let at = opened.map_err(|error| refusal_of(&error, 0, 0))?;
+        Ok(Producer { name, epoch: at.epoch, first: sequence.unwrap_or(at.next), known: at.next })
+    }
+
     /// Hands in what a decoder found next. `frame` is the number of its first
     /// frame. Waits while the log's queue is full.
     pub async fn submit(&self, origin: &Origin, frame: u64, unit: Unit) -> VecDeque<Submitted> {
+        self.hand_in(Sender { origin, producer: None, keep: true }, frame, unit).await
+    }
+
+    /// As [`Ingest::submit`], of a connection whose peer sends again what was
+    /// not taken; each frame at most once if it has a `producer`.
+    pub async fn submit_once(
+        &self,
+        origin: &Origin,
+        producer: Option<&Producer>,
+        frame: u64,
+        unit: Unit,
+    ) -> VecDeque<Submitted> {
+        self.hand_in(Sender { origin, producer, keep: false }, frame, unit).await
+    }
+
+    async fn hand_in(&self, sender: Sender<'_>, frame: u64, unit: Unit) -> VecDeque<Submitted> {
         match unit {
             // Proving a run of at most a megabyte takes less than handing it
             // to another thread would.
-            Unit::Run { at, bytes, .. } => self.submit_run(origin, frame, at, &bytes).await,
+            Unit::Run { at, bytes, .. } => self.hand_in_run(sender, frame, at, &bytes).await,
             Unit::Oversized { at, claimed, head } => {
                 let message = format!(
                     "the frame claims {claimed} bytes, over the cap of {}; its payload was skipped",
                     self.inner.max_frame
                 );
-                [self.refuse(origin, (frame, at), "oversized", message, false, head).await].into()
+                [self.refuse_from(sender, (frame, at), "oversized", message, head).await].into()
             }
             Unit::Truncated { at, wanted, bytes } => {
                 let wanted = wanted.map_or_else(|| "more".to_owned(), |n| n.to_string());
                 let message =
                     format!("the input ended inside a frame: {} bytes of {wanted} arrived", bytes.len());
-                [self.refuse(origin, (frame, at), "truncated", message, true, bytes).await].into()
+                [self.cut_off(sender, (frame, at), message, bytes).await].into()
             }
         }
     }
 
-    async fn submit_run(&self, origin: &Origin, frame: u64, at: u64, run: &Bytes) -> VecDeque<Submitted> {
+    async fn hand_in_run(&self, sender: Sender<'_>, frame: u64, at: u64, run: &Bytes) -> VecDeque<Submitted> {
         let (mut submitted, mut next_frame, mut next_byte) = (VecDeque::new(), frame, at);
         for piece in admit(run) {
             let one = match piece {
                 Piece::Good { frames, count } => {
                     let size = frames.len() as u64;
-                    let one = self.append(frames, count, next_frame, next_byte).await;
+                    let one = self.append(sender, frames, count, (next_frame, next_byte)).await;
                     next_frame += u64::from(count);
                     next_byte += size;
                     one
@@ -180,7 +264,7 @@ impl Ingest {
                     let place = (frame + u64::from(index), at + within as u64);
                     next_frame = place.0 + 1;
                     next_byte = place.1 + 4 + payload.len() as u64;
-                    self.refuse(origin, place, fault.code(), fault.to_string(), false, payload).await
+                    self.refuse_from(sender, place, fault.code(), fault.to_string(), payload).await
                 }
             };
             submitted.push_back(one);
@@ -188,12 +272,81 @@ impl Ingest {
         submitted
     }
 
-    async fn append(&self, frames: Bytes, count: u32, first_frame: u64, first_byte: u64) -> Submitted {
+    async fn append(
+        &self,
+        sender: Sender<'_>,
+        frames: Bytes,
+        count: u32,
+        (frame, byte): (u64, u64),
+    ) -> Submitted {
+        let claim = sender.producer.map(|producer| producer.claim(frame, count));
         let state = match self.log.reserve(frames.len()).await {
-            Ok(reservation) => State::Pending(reservation.append(frames.clone(), count), frames),
-            Err(error) => State::Refused(refusal_of(&error, first_frame, first_byte)),
+            Ok(reservation) => {
+                let kept = sender.keep.then(|| frames.clone());
+                State::Pending(reservation.append_claimed(frames, count, claim), kept)
+            }
+            Err(error) => State::Refused(refusal_of(&error, frame, byte)),
         };
-        Submitted { first_frame, first_byte, frames: count, state }
+        Submitted { first_frame: frame, first_byte: byte, frames: count, state }
+    }
+
+    /// Refuses one frame and, if it has a number, has that taken: what comes
+    /// after it is not out of sequence, and it is not told anew if it comes
+    /// again.
+    async fn refuse_from(
+        &self,
+        sender: Sender<'_>,
+        place: (u64, u64),
+        code: &'static str,
+        message: String,
+        payload: Bytes,
+    ) -> Submitted {
+        let Some(producer) = sender.producer else {
+            return self.refuse(sender.origin, place, code, message, false, payload).await;
+        };
+        let (frame, byte) = place;
+        let refusal = if producer.first + frame < producer.known {
+            Refusal { frame, byte, code, message, fatal: false, kept: true }
+        } else {
+            self.bury(sender.origin, place, code, message, false, payload).await
+        };
+        let state = match self.log.reserve(0).await {
+            Ok(reservation) => {
+                let claim = Some(producer.claim(frame, 1));
+                State::Numbered(reservation.append_claimed(Bytes::new(), 0, claim), refusal)
+            }
+            Err(error) => State::Refused(refusal_of(&error, frame, byte)),
+        };
+        Submitted { first_frame: frame, first_byte: byte, frames: 1, state }
+    }
+
+    /// Refuses a frame that has no end, and with it the rest of the
+    /// connection. That of a numbered producer comes again as a whole: it
+    /// keeps its number and leaves nothing behind.
+    async fn cut_off(
+        &self,
+        sender: Sender<'_>,
+        (frame, byte): (u64, u64),
+        message: String,
+        bytes: Bytes,
+    ) -> Submitted {
+        if sender.producer.is_none() {
+            return self.refuse(sender.origin, (frame, byte), "truncated", message, true, bytes).await;
+        }
+        let refusal = Refusal { frame, byte, code: "truncated", message, fatal: true, kept: false };
+        Submitted { first_frame: frame, first_byte: byte, frames: 1, state: State::Refused(refusal) }
+    }
+
+    /// Refuses a frame that was begun on a connection and did not end in time.
+    pub async fn late(
+        &self,
+        origin: &Origin,
+        producer: Option<&Producer>,
+        place: (u64, u64),
+        bytes: Bytes,
+    ) -> Submitted {
+        let message = format!("the frame did not end in time: {} bytes of it arrived", bytes.len());
+        self.cut_off(Sender { origin, producer, keep: false }, place, message, bytes).await
     }
 
     /// Keeps a dead letter for one frame and makes its refusal.
@@ -206,6 +359,19 @@ impl Ingest {
         fatal: bool,
         payload: Bytes,
     ) -> Submitted {
+        let refusal = self.bury(origin, (frame, byte), code, message, fatal, payload).await;
+        Submitted { first_frame: frame, first_byte: byte, frames: 1, state: State::Refused(refusal) }
+    }
+
+    async fn bury(
+        &self,
+        origin: &Origin,
+        (frame, byte): (u64, u64),
+        code: &'static str,
+        message: String,
+        fatal: bool,
+        payload: Bytes,
+    ) -> Refusal {
         metrics::ingest_rejected(code);
         self.inner.progress.refused(code);
         let letter = NewDeadLetter {
@@ -220,15 +386,14 @@ impl Ingest {
             payload: Some(payload.to_vec()),
             ..NewDeadLetter::default()
         };
-        let refusal = match self.inner.store.add_dead_letter(&letter).await {
+        match self.inner.store.add_dead_letter(&letter).await {
             Ok(_) => Refusal { frame, byte, code, message, fatal, kept: true },
             Err(error) => {
                 tracing::error!(%error, source = origin.source, frame, byte, code, "a dead letter could not be kept");
                 let message = format!("{message}; it could not be kept as a dead letter either: {error}");
                 Refusal { frame, byte, code, message, fatal, kept: false }
             }
-        };
-        Submitted { first_frame: frame, first_byte: byte, frames: 1, state: State::Refused(refusal) }
+        }
     }
 
     /// Waits until a stretch is durable or refused.
@@ -236,6 +401,10 @@ impl Ingest {
         let Submitted { first_frame, first_byte, state, .. } = submitted;
         match state {
             State::Refused(refusal) => Answer::Refused(refusal),
+            State::Numbered(pending, refusal) => match pending.answer().await {
+                Ok(_) => Answer::Refused(refusal),
+                Err(error) => Answer::Refused(refusal_of(&error, first_frame, first_byte)),
+            },
             State::Pending(pending, _) => match pending.answer().await {
                 Ok(appended) => taken(appended),
                 Err(error) => Answer::Refused(refusal_of(&error, first_frame, first_byte)),
@@ -249,8 +418,8 @@ impl Ingest {
     pub async fn settle_patiently(&self, submitted: Submitted) -> Answer {
         let Submitted { first_frame, first_byte, frames: count, state } = submitted;
         let (mut pending, frames) = match state {
-            State::Refused(refusal) => return Answer::Refused(refusal),
-            State::Pending(pending, frames) => (pending, frames),
+            State::Pending(pending, Some(frames)) => (pending, frames),
+            state => return self.settle(Submitted { first_frame, first_byte, frames: count, state }).await,
         };
         loop {
             let error = match pending.answer().await {
@@ -274,8 +443,12 @@ impl Ingest {
 }
 
 fn taken(appended: Appended) -> Answer {
-    metrics::ingest_processed(u64::from(appended.count));
-    Answer::Taken { offset: appended.offset, count: appended.count }
+    let Appended { offset, count, duplicates } = appended;
+    metrics::ingest_processed(count.into());
+    if duplicates > 0 {
+        metrics::ingest_duplicates(duplicates.into());
+    }
+    Answer::Taken { offset, count, duplicates }
 }
 
 /// A log that takes nothing refuses everything that follows too.

@@ -12,4 +12,4 @@ pub mod progress;
 pub mod replay;
 pub mod search;
 
-pub use ingest::{Answer, Ingest, Origin, Refusal, Submitted};
+pub use ingest::{Answer, Ingest, Origin, Producer, Refusal, Submitted};

@@ -3,9 +3,9 @@
 //!
 //! Frames are written ahead of their answers up to a bound in frames and in
 //! bytes. When the connection breaks or the server closes, the client connects
-//! again and writes what has no answer once more: those frames may then be in
-//! the log twice, which deduplication recognises. A refused frame is never
-//! sent again.
+//! again and writes what has no answer once more. As a named producer its
+//! frames are numbered, and none gets into the log twice; without a name those
+//! may, and deduplication recognises them. A refused frame is never sent again.
 
 mod report;
 mod target;
@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
@@ -32,11 +32,25 @@ pub use self::{
 };
 
 use self::window::Window;
-use super::wire::Reply;
+use super::{
+    hello::VERSION,
+    wire::{self, Reply},
+};
 use crate::{
     frame::{FrameCodec, Payloads, Unit},
     units::ByteSize,
 };
+
+/// Who sends: the first frame handed in has the number 0 in the epoch, the
+/// others follow. The same frames sent again under the same name and epoch are
+/// known to the server, whichever process sends them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Producer {
+    /// Its name.
+    pub name: String,
+    /// Its epoch; those before it are ended.
+    pub epoch: u64,
+}
 
 /// How a client sends.
 #[derive(Clone, Debug)]
@@ -51,11 +65,13 @@ pub struct Settings {
     /// Attempts to connect again after a connection that broke or was refused,
     /// without an answer in between.
     pub retries: u32,
+    /// Whose frames they are; without it they are not numbered.
+    pub producer: Option<Producer>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { window_frames: 16_384, window_bytes: 8 << 20, rate: None, retries: 5 }
+        Self { window_frames: 16_384, window_bytes: 8 << 20, rate: None, retries: 5, producer: None }
     }
 }
 
@@ -71,6 +87,16 @@ pub enum ClientError {
         attempts: u32,
         /// What ended the last one.
         source: io::Error,
+    },
+    /// The server takes nothing more of this producer.
+    #[error("{target} refuses the producer: {code}: {message}")]
+    Producer {
+        /// The server.
+        target: Target,
+        /// The stable code.
+        code: String,
+        /// What is wrong.
+        message: String,
     },
     /// The server does not keep to the protocol.
     #[error("{target} does not speak the wire protocol: {reason}")]
@@ -136,6 +162,9 @@ impl Client {
                 Ended::Wrong(reason) => {
                     return Err(ClientError::Protocol { target: self.target.clone(), reason });
                 }
+                Ended::Refused { code, message } => {
+                    return Err(ClientError::Producer { target: self.target.clone(), code, message });
+                }
                 Ended::Closing(wait) => wait,
                 Ended::Broken(source) if failed >= self.settings.retries => {
                     let target = self.target.clone();
@@ -166,7 +195,9 @@ enum Ended {
     Closing(Duration),
     /// It can be tried again.
     Broken(io::Error),
-    /// Trying again is no use.
+    /// Trying again is no use: this producer may not send.
+    Refused { code: String, message: String },
+    /// Trying again is no use: the answers make no sense.
     Wrong(String),
 }
 
@@ -205,7 +236,7 @@ impl Sending<'_> {
         W: AsyncWrite + Unpin,
     {
         let mut answers = FramedRead::new(read, FrameCodec::new(MAX_ANSWER));
-        let mut at = Connection::default();
+        let mut at = Connection { outgoing: self.hello(), ..Connection::default() };
         loop {
             if at.outgoing.is_empty() && at.closing.is_none() {
                 at.outgoing = self.next_piece();
@@ -236,6 +267,17 @@ impl Sending<'_> {
                 () = self.fill(), if !finished && at.outgoing.is_empty() && self.has_room() => {}
             }
         }
+    }
+
+    /// What a connection begins with: who sends, and the number of the first
+    /// frame that has no answer.
+    fn hello(&self) -> Bytes {
+        let Some(Producer { name, epoch }) = &self.settings.producer else { return Bytes::new() };
+        let (producer, epoch) = (name.clone(), *epoch);
+        let mut hello = BytesMut::new();
+        wire::Hello { thalweg: VERSION, producer, epoch, sequence: self.tally.look().answered() }
+            .put(&mut hello);
+        hello.freeze()
     }
 
     fn hung_up(&self, at: &Connection, finished: bool) -> Ended {
@@ -312,7 +354,8 @@ impl Sending<'_> {
 
     fn take_answer(&mut self, at: &mut Connection, reply: Reply) -> Result<(), Ended> {
         match reply {
-            Reply::Ack { offset, count, .. } => {
+            Reply::Ack { count, offset: None, .. } => self.answered(at, count, |report| report.known(count)),
+            Reply::Ack { offset: Some(offset), count, .. } => {
                 if offset < at.next_offset || count == 0 {
                     return Err(Ended::Wrong(format!(
                         "it acknowledged {count} frames at offset {offset} after offset {}",
@@ -322,9 +365,15 @@ impl Sending<'_> {
                 at.next_offset = offset + count;
                 self.answered(at, count, |report| report.acked(offset, count))
             }
-            // The frame may be good, but the server has no place for it: it
-            // stays in the window for the next connection.
-            Reply::Error { code, message, fatal: true, .. } if is_of_the_server(&code) => {
+            Reply::Error { code, message, fatal: true, .. } if is_of_the_producer(&code) => {
+                Err(Ended::Refused { code, message })
+            }
+            // The frame may be good, but the server has no place for it, or
+            // has not got it whole: it stays in the window for the next
+            // connection.
+            Reply::Error { code, message, fatal: true, .. }
+                if is_of_the_server(&code) || (code == "truncated" && self.settings.producer.is_some()) =>
+            {
                 Err(Ended::Broken(io::Error::other(format!("{code}: {message}"))))
             }
             Reply::Error { frame, code, message, .. } => {
@@ -340,7 +389,8 @@ impl Sending<'_> {
                 at.closing = Some(Duration::from_millis(retry_after_ms.max(1)));
                 Ok(())
             }
-            Reply::Unknown => Ok(()),
+            // Where it goes on was said in the hello.
+            Reply::Welcome { .. } | Reply::Unknown => Ok(()),
         }
     }
 
@@ -377,6 +427,11 @@ async fn put<W: AsyncWrite + Unpin>(write: &mut W, bytes: &[u8]) -> io::Result<u
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded down on purpose")]
 fn paced_frames(rate: f64) -> u64 {
     ((rate * PACE.as_secs_f64()) as u64).max(1)
+}
+
+/// Codes that say that the producer may not send.
+fn is_of_the_producer(code: &str) -> bool {
+    matches!(code, "bad_hello" | "fenced" | "out_of_sequence")
 }
 
 /// Codes that say nothing about the frame.

@@ -4,87 +4,344 @@
 //! way: so a client may send ahead of its acks, and one that does not read its
 //! acks is not read from any more.
 
-use std::{collections::VecDeque, io, time::Duration};
+use std::{io, pin::pin, sync::Arc, task::Poll, time::Duration};
 
-use bytes::BytesMut;
-use futures::StreamExt;
+use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, error::TryRecvError},
+    },
     time::{sleep, timeout},
 };
-use tokio_util::{codec::FramedRead, sync::CancellationToken};
+use tokio_util::sync::CancellationToken;
 
-use super::wire::{Level, Reply};
+use super::{
+    hello::Hello,
+    intake::{Arrived, Intake},
+    sessions::Sessions,
+    wire::{Level, Reply},
+};
 use crate::{
-    frame::{FrameCodec, Unit},
-    pipeline::{Answer, Ingest, Origin, Submitted},
+    frame::{PREFIX_BYTES, Payloads, Unit},
+    pipeline::{Answer, Ingest, Origin, Producer, Refusal, Submitted},
+    units::ByteSize,
 };
 
-/// Bytes that one read asks for.
-const READ_BYTES: usize = 64 << 10;
 /// Stretches of frames that may wait for their answer on one connection.
 const ANSWERS_UNDER_WAY: usize = 64;
+/// Answers are written when nothing else is ready, or when they are this many
+/// bytes.
+const WRITE_BYTES: usize = 16 << 10;
 /// How long a client has to close after the server did.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 enum Outgoing {
-    Submitted(Submitted),
-    Closing,
+    /// With the bytes in flight that are free again once it is answered.
+    Submitted(Submitted, Option<OwnedSemaphorePermit>),
+    /// Ready to be written; whether it is the last.
+    Reply(Reply, bool),
 }
 
 /// Serves one connection until the client ends it, a fatal error, or closing.
-pub async fn serve<R, W>(read: R, write: W, origin: Origin, ingest: Ingest) -> io::Result<()>
+pub async fn serve<R, W>(
+    read: R,
+    write: W,
+    origin: &Origin,
+    ingest: Ingest,
+    sessions: &Sessions,
+) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let (queue, queued) = mpsc::channel(ANSWERS_UNDER_WAY);
-    let (rest, answered) =
-        tokio::join!(receive(read, &origin, &ingest, queue), answer(write, &ingest, queued));
+    let settings = sessions.settings();
+    let intake =
+        Intake::new(read, ingest.max_frame(), settings.frame_timeout.0, sessions.large_frames().clone());
+    let receiver = Receiver {
+        origin,
+        ingest: &ingest,
+        queue,
+        in_flight: InFlight::new(settings.in_flight_bytes),
+        producer: None,
+        frame: 0,
+    };
+    let (rest, answered) = tokio::join!(receiver.run(intake), Answers::new(write, &ingest).run(queued));
     answered?;
-    // Closing with bytes unread would reset the connection and could take
-    // the last answers with it.
-    let mut rest = rest?;
-    let mut sink = [0; 4 << 10];
-    let _ = timeout(LINGER, async { while rest.read(&mut sink).await.is_ok_and(|n| n > 0) {} }).await;
+    linger(rest?).await;
     Ok(())
 }
 
-/// Reads frames and submits them until the input ends. Gives the reading half
-/// back.
-async fn receive<R: AsyncRead + Unpin>(
-    read: R,
-    origin: &Origin,
-    ingest: &Ingest,
+/// Tells a connection that it is not served, and ends it.
+pub async fn turn_away<R, W>(read: R, mut write: W, reply: &Reply) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut out = BytesMut::new();
+    reply.put(&mut out);
+    timeout(LINGER, write.write_all_buf(&mut out)).await??;
+    write.shutdown().await?;
+    linger(read).await;
+    Ok(())
+}
+
+/// Reads what the client still sends, for a while: closing with bytes unread
+/// would reset the connection and could take the last answers with it.
+async fn linger(mut read: impl AsyncRead + Unpin) {
+    let mut sink = [0; 4 << 10];
+    let _ = timeout(LINGER, async { while read.read(&mut sink).await.is_ok_and(|n| n > 0) {} }).await;
+}
+
+/// Bounds the bytes of one connection that are on their way to the disk.
+struct InFlight {
+    room: Arc<Semaphore>,
+    units: u32,
+}
+
+impl InFlight {
+    const UNIT_BYTES: usize = 1 << 10;
+
+    fn new(most: ByteSize) -> Self {
+        let units = u32::try_from(most.as_usize() / Self::UNIT_BYTES).unwrap_or(u32::MAX).max(1);
+        let permits = usize::try_from(units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { room: Arc::new(Semaphore::new(permits)), units }
+    }
+
+    async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes.div_ceil(Self::UNIT_BYTES)).unwrap_or(u32::MAX).min(self.units);
+        self.room.clone().acquire_many_owned(units).await.ok()
+    }
+}
+
+/// The half that reads frames and submits them.
+struct Receiver<'a> {
+    origin: &'a Origin,
+    ingest: &'a Ingest,
     queue: mpsc::Sender<Outgoing>,
-) -> io::Result<R> {
-    let mut units = FramedRead::with_capacity(read, FrameCodec::new(ingest.max_frame()), READ_BYTES);
-    let mut frame = 0;
-    loop {
-        let unit = tokio::select! {
-            biased;
-            () = ingest.closing().cancelled() => {
-                let _ = queue.send(Outgoing::Closing).await;
+    in_flight: InFlight,
+    producer: Option<Producer>,
+    /// Number of the next frame.
+    frame: u64,
+}
+
+/// The other half has ended, so nothing can be answered any more.
+struct Unanswerable;
+
+impl Receiver<'_> {
+    /// Reads until the input ends, or nothing more is wanted. Gives the
+    /// reading half back.
+    async fn run<R: AsyncRead + Unpin>(mut self, mut intake: Intake<R>) -> io::Result<R> {
+        let mut first = true;
+        loop {
+            let arrived = tokio::select! {
+                biased;
+                () = self.ingest.closing().cancelled() => {
+                    let _ = self.queue.send(Outgoing::Reply(closing(), false)).await;
+                    break;
+                }
+                () = self.queue.closed() => break,
+                arrived = intake.next() => arrived?,
+            };
+            let taken = match arrived {
+                None => break,
+                Some(Arrived::Late { at, bytes }) => {
+                    let late =
+                        self.ingest.late(self.origin, self.producer.as_ref(), (self.frame, at), bytes).await;
+                    let _ = self.queue.send(Outgoing::Submitted(late, None)).await;
+                    break;
+                }
+                Some(Arrived::Unit(mut unit, _large)) => {
+                    if std::mem::take(&mut first) && !self.greet(&mut unit).await {
+                        break;
+                    }
+                    self.submit(unit).await
+                }
+            };
+            if taken.is_err() {
                 break;
             }
-            () = queue.closed() => break,
-            unit = units.next() => unit,
+        }
+        Ok(intake.into_inner())
+    }
+
+    /// Answers a hello at the front of the first `unit` and takes it off;
+    /// whether the connection goes on.
+    async fn greet(&mut self, unit: &mut Unit) -> bool {
+        let Unit::Run { at, count, bytes } = unit else { return true };
+        let Some(payload) = Payloads(bytes.clone()).next() else { return true };
+        let Some(hello) = Hello::parse(&payload) else { return true };
+        let opened = match hello {
+            Ok(Hello { producer, epoch, sequence }) => {
+                self.ingest.open_producer(producer, epoch, sequence).await
+            }
+            Err(bad) => Err(Refusal {
+                frame: 0,
+                byte: 0,
+                code: "bad_hello",
+                message: bad.to_string(),
+                fatal: true,
+                kept: false,
+            }),
         };
-        let Some(unit) = unit else { break };
-        let unit = unit?;
-        let frames = match &unit {
-            Unit::Run { count, .. } => u64::from(*count),
-            _ => 1,
+        let reply = match opened {
+            Ok(producer) => {
+                let reply = Reply::Welcome {
+                    producer: producer.name().to_owned(),
+                    epoch: producer.epoch(),
+                    sequence: producer.expected(),
+                };
+                self.producer = Some(producer);
+                Outgoing::Reply(reply, false)
+            }
+            Err(refusal) => Outgoing::Reply(refusal.into(), true),
         };
-        for submitted in ingest.submit(origin, frame, unit).await {
-            if queue.send(Outgoing::Submitted(submitted)).await.is_err() {
-                return Ok(units.into_inner());
+        let hello_bytes = PREFIX_BYTES + payload.len();
+        bytes.advance(hello_bytes);
+        *at += hello_bytes as u64;
+        *count -= 1;
+        self.queue.send(reply).await.is_ok() && self.producer.is_some()
+    }
+
+    async fn submit(&mut self, unit: Unit) -> Result<(), Unanswerable> {
+        let (frames, bytes) = match &unit {
+            Unit::Run { count, bytes, .. } => (u64::from(*count), bytes.len()),
+            Unit::Oversized { head, .. } => (1, head.len()),
+            Unit::Truncated { bytes, .. } => (1, bytes.len()),
+        };
+        let mut room = self.in_flight.room(bytes).await;
+        let mut submitted =
+            self.ingest.submit_once(self.origin, self.producer.as_ref(), self.frame, unit).await;
+        self.frame += frames;
+        while let Some(one) = submitted.pop_front() {
+            // Answered in order, so with the last all are.
+            let room = if submitted.is_empty() { room.take() } else { None };
+            self.queue.send(Outgoing::Submitted(one, room)).await.map_err(|_| Unanswerable)?;
+        }
+        Ok(())
+    }
+}
+
+fn closing() -> Reply {
+    let reason = "the daemon is shutting down; send what was not acknowledged again".to_owned();
+    Reply::Closing { reason, retry_after_ms: 1_000 }
+}
+
+/// The half that writes answers, in the order of the frames.
+struct Answers<'a, W> {
+    write: W,
+    ingest: &'a Ingest,
+    out: BytesMut,
+    /// Frames taken one after the other, as (offset, count), that one ack can
+    /// stand for.
+    taken: Option<(u64, u64)>,
+}
+
+impl<'a, W: AsyncWrite + Unpin> Answers<'a, W> {
+    fn new(write: W, ingest: &'a Ingest) -> Self {
+        Self { write, ingest, out: BytesMut::new(), taken: None }
+    }
+
+    /// Writes until there are no more, or one is fatal. Whenever it has to
+    /// wait, everything that is ready is written first.
+    async fn run(mut self, mut queued: mpsc::Receiver<Outgoing>) -> io::Result<()> {
+        loop {
+            let outgoing = match queued.try_recv() {
+                Ok(outgoing) => outgoing,
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) => {
+                    self.write_out().await?;
+                    match queued.recv().await {
+                        Some(outgoing) => outgoing,
+                        None => break,
+                    }
+                }
+            };
+            let last = match outgoing {
+                Outgoing::Reply(reply, last) => {
+                    self.put(&reply);
+                    last
+                }
+                Outgoing::Submitted(submitted, _room) => {
+                    let answer = self.settle(submitted).await?;
+                    self.put_answer(answer)
+                }
+            };
+            if last {
+                break;
+            }
+            if self.out.len() >= WRITE_BYTES {
+                self.write_out().await?;
             }
         }
-        frame += frames;
+        self.write_out().await?;
+        self.write.shutdown().await
     }
-    Ok(units.into_inner())
+
+    async fn settle(&mut self, submitted: Submitted) -> io::Result<Answer> {
+        let ingest = self.ingest;
+        let mut settled = pin!(ingest.settle(submitted));
+        let ready = std::future::poll_fn(|context| Poll::Ready(settled.as_mut().poll(context))).await;
+        match ready {
+            Poll::Ready(answer) => Ok(answer),
+            // What is ready so far must not wait for a slow disk.
+            Poll::Pending => {
+                self.write_out().await?;
+                Ok(settled.await)
+            }
+        }
+    }
+
+    /// Appends one answer; whether it ends the connection.
+    fn put_answer(&mut self, answer: Answer) -> bool {
+        match answer {
+            Answer::Taken { offset, count, duplicates } => {
+                if duplicates > 0 {
+                    let (level, stream) = (Level::Disk, self.ingest.stream().to_owned());
+                    let count = duplicates.into();
+                    self.put(&Reply::Ack { level, stream, offset: None, count, duplicate: true });
+                }
+                match &mut self.taken {
+                    _ if count == 0 => {}
+                    Some((first, taken)) if *first + *taken == offset => *taken += u64::from(count),
+                    _ => {
+                        self.put_ack();
+                        self.taken = Some((offset, count.into()));
+                    }
+                }
+                false
+            }
+            Answer::Refused(refusal) => {
+                let fatal = refusal.fatal;
+                self.put(&refusal.into());
+                fatal
+            }
+        }
+    }
+
+    fn put(&mut self, reply: &Reply) {
+        self.put_ack();
+        reply.put(&mut self.out);
+    }
+
+    /// Appends the ack of what was taken so far.
+    fn put_ack(&mut self) {
+        if let Some((offset, count)) = self.taken.take() {
+            let (level, stream) = (Level::Disk, self.ingest.stream().to_owned());
+            Reply::Ack { level, stream, offset: Some(offset), count, duplicate: false }.put(&mut self.out);
+        }
+    }
+
+    async fn write_out(&mut self) -> io::Result<()> {
+        self.put_ack();
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        write_out(&mut self.write, &mut self.out, self.ingest.closing()).await?;
+        self.write.flush().await
+    }
 }
 
 /// Writes what is in `out`. Once the pipeline closes, a client has
@@ -102,58 +359,5 @@ pub(super) async fn write_out<W: AsyncWrite + Unpin>(
     }
 }
 
-/// Writes answers in the order of the frames until there are no more, or one
-/// is fatal.
-async fn answer<W: AsyncWrite + Unpin>(
-    mut write: W,
-    ingest: &Ingest,
-    mut queued: mpsc::Receiver<Outgoing>,
-) -> io::Result<()> {
-    let mut out = BytesMut::new();
-    let mut ready = VecDeque::new();
-    'answers: loop {
-        if ready.is_empty() && !out.is_empty() && queued.is_empty() {
-            write_out(&mut write, &mut out, ingest.closing()).await?;
-            write.flush().await?;
-        }
-        let Some(outgoing) = queued.recv().await else { break };
-        ready.push_back(outgoing);
-        while let Some(outgoing) = ready.pop_front() {
-            match outgoing {
-                Outgoing::Closing => closing(&mut out),
-                Outgoing::Submitted(submitted) => {
-                    // What is ready so far must not wait for a slow disk.
-                    if !out.is_empty() && queued.is_empty() {
-                        write_out(&mut write, &mut out, ingest.closing()).await?;
-                    }
-                    if put_answer(&mut out, ingest, ingest.settle(submitted).await) {
-                        break 'answers;
-                    }
-                }
-            }
-        }
-    }
-    write_out(&mut write, &mut out, ingest.closing()).await?;
-    write.shutdown().await
-}
-
-/// Appends one answer; whether it ends the connection.
-fn put_answer(out: &mut BytesMut, ingest: &Ingest, answer: Answer) -> bool {
-    match answer {
-        Answer::Taken { offset, count } => {
-            let stream = ingest.stream().to_owned();
-            Reply::Ack { level: Level::Disk, stream, offset, count: count.into() }.put(out);
-            false
-        }
-        Answer::Refused(refusal) => {
-            let fatal = refusal.fatal;
-            Reply::from(refusal).put(out);
-            fatal
-        }
-    }
-}
-
-fn closing(out: &mut BytesMut) {
-    let reason = "the daemon is shutting down; send what was not acknowledged again".to_owned();
-    Reply::Closing { reason, retry_after_ms: 1_000 }.put(out);
-}
+#[cfg(test)]
+mod tests;

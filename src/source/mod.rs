@@ -4,8 +4,11 @@
 pub mod client;
 pub mod file;
 pub mod forward;
+pub mod hello;
 pub mod json;
+pub mod sessions;
 pub mod socket;
 pub mod wire;
 
 mod connection;
+mod intake;

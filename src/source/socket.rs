@@ -1,16 +1,18 @@
 //! TCP and Unix sockets: the same protocol on both.
 
-use std::{io, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
+use std::{io, os::unix::fs::FileTypeExt, path::Path, pin::Pin, time::Duration};
 
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::Semaphore,
     task::JoinSet,
 };
-
 use tracing::Instrument;
 
-use super::connection::serve;
+use super::{
+    connection::{serve, turn_away},
+    sessions::Sessions,
+};
 use crate::{
     metrics,
     pipeline::{Ingest, Origin},
@@ -58,34 +60,24 @@ impl Listener {
     }
 
     /// Accepts and serves connections until the pipeline closes, then waits
-    /// for those that are open. At most `max_connections` are served at once;
-    /// others wait in the system's queue.
-    pub async fn run(self, source: String, max_connections: usize, ingest: Ingest) -> io::Result<()> {
+    /// for those that are open. `sessions` bounds how many there are.
+    pub async fn run(self, source: String, sessions: Sessions, ingest: Ingest) -> io::Result<()> {
         let mut connections = JoinSet::new();
-        let room = Arc::new(Semaphore::new(max_connections));
         loop {
-            let place = tokio::select! {
-                () = ingest.closing().cancelled() => break,
-                place = room.clone().acquire_owned() => place,
-                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            };
             let accepted = tokio::select! {
                 () = ingest.closing().cancelled() => break,
-                accepted = self.accept(&source, &ingest) => accepted,
+                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+                accepted = self.accept(&source, &ingest, &sessions) => accepted,
             };
             match accepted {
                 Ok(connection) => {
-                    let served = async move {
-                        connection.await;
-                        drop(place);
-                    };
-                    connections.spawn(served.in_current_span());
+                    connections.spawn(connection.in_current_span());
                 }
                 // Out of file descriptors, or a client gone before it was
                 // accepted: neither ends the source.
                 Err(error) => {
                     tracing::warn!(%error, source, "a connection could not be accepted");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
         }
@@ -100,36 +92,48 @@ impl Listener {
         &self,
         source: &str,
         ingest: &Ingest,
-    ) -> io::Result<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
+        sessions: &Sessions,
+    ) -> io::Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let origin = |peer| Origin { source: source.to_owned(), peer };
-        let ingest = ingest.clone();
+        let (ingest, sessions) = (ingest.clone(), sessions.clone());
         Ok(match self {
             Self::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
                 socket.set_nodelay(true)?;
-                let origin = origin(Some(peer.to_string()));
-                Box::pin(async move {
-                    let (read, write) = socket.into_split();
-                    watched(serve(read, write, origin.clone(), ingest), &origin).await;
-                })
+                let (read, write) = socket.into_split();
+                Box::pin(session(read, write, origin(Some(peer.to_string())), ingest, sessions))
             }
             Self::Unix(listener, _) => {
                 let (socket, _) = listener.accept().await?;
-                let origin = origin(None);
-                Box::pin(async move {
-                    let (read, write) = socket.into_split();
-                    watched(serve(read, write, origin.clone(), ingest), &origin).await;
-                })
+                let (read, write) = socket.into_split();
+                Box::pin(session(read, write, origin(None), ingest, sessions))
             }
         })
     }
 }
 
+/// One connection from its first moment to its last, if it gets a place.
+async fn session<R, W>(read: R, write: W, origin: Origin, ingest: Ingest, sessions: Sessions)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    match sessions.admit(ingest.closing()).await {
+        Ok(_place) => watched(serve(read, write, &origin, ingest, &sessions), &origin).await,
+        Err(refused) => {
+            metrics::connection_refused(refused.label());
+            if let Some(_place) = sessions.tell() {
+                // Whether it heard that is its own affair.
+                let _ = turn_away(read, write, &sessions.refusal(refused)).await;
+            }
+        }
+    }
+}
+
 /// Counts an open connection and logs how it broke, if it did.
 pub(super) async fn watched(connection: impl Future<Output = io::Result<()>>, origin: &Origin) {
-    metrics::connections_open(1.0);
+    let _open = metrics::connection_open();
     if let Err(error) = connection.await {
         tracing::info!(%error, source = origin.source, peer = origin.peer, "a connection broke");
     }
-    metrics::connections_open(-1.0);
 }

@@ -1,10 +1,10 @@
-//! What a server answers on a connection; `docs/protocol.md` tells it to
-//! people who write clients.
+//! What is said on a connection beside the frames; `docs/protocol.md` tells it
+//! to people who write clients.
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::{frame::put_frame, pipeline::Refusal};
+use crate::{frame::PREFIX_BYTES, pipeline::Refusal};
 
 /// How safe an acknowledged frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,16 +18,30 @@ pub enum Level {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Reply {
+    /// The answer to a hello; it stands for no frame.
+    Welcome {
+        /// The producer.
+        producer: String,
+        /// Its epoch.
+        epoch: u64,
+        /// The number of the next frame of it that the server does not have.
+        sequence: u64,
+    },
     /// The next `count` frames of the connection are durable.
     Ack {
         /// How safe they are.
         level: Level,
         /// The stream they are in.
         stream: String,
-        /// Offset of the first; the others follow without gap.
-        offset: u64,
+        /// Offset of the first; the others follow without gap. Not known of
+        /// duplicates.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        offset: Option<u64>,
         /// How many.
         count: u64,
+        /// Whether they were in the log before and not stored again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        duplicate: bool,
     },
     /// The next frame of the connection was not taken; if `fatal`, neither
     /// was any after it, and the connection is closed.
@@ -55,12 +69,43 @@ pub enum Reply {
     Unknown,
 }
 
+/// The hello of a client that knows where it is; see [`super::hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hello {
+    /// Version of the protocol.
+    pub thalweg: u64,
+    /// Name of the producer.
+    pub producer: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Number of the first frame that follows.
+    pub sequence: u64,
+}
+
+impl Hello {
+    /// Appends the hello as a frame.
+    pub fn put(&self, out: &mut BytesMut) {
+        put_map(out, self);
+    }
+}
+
 impl Reply {
     /// Appends the reply as a frame.
     pub fn put(&self, out: &mut BytesMut) {
-        // Strings and integers always serialise.
-        let payload = rmp_serde::to_vec_named(self).unwrap_or_default();
-        put_frame(out, &payload);
+        put_map(out, self);
+    }
+}
+
+/// Appends a frame around `map`.
+fn put_map(out: &mut BytesMut, map: &impl Serialize) {
+    let at = out.len();
+    out.put_u32(0);
+    // Strings and integers always serialise, and a buffer takes them all.
+    let written = rmp_serde::encode::write_named(&mut out.writer(), map);
+    debug_assert!(written.is_ok());
+    let length = u32::try_from(out.len() - at - PREFIX_BYTES).unwrap_or_default();
+    if let Some(mut prefix) = out.get_mut(at..at + PREFIX_BYTES) {
+        prefix.put_u32(length);
     }
 }
 

@@ -8,6 +8,7 @@
     reason = "a test that meets the unexpected should fail where it stands"
 )]
 
+mod claims;
 mod cli;
 mod crash;
 mod daemon;
@@ -15,11 +16,13 @@ mod dictionaries;
 mod disk_full;
 mod forward;
 mod health;
+mod idempotent;
 mod ledger;
 mod log;
 mod producer;
 mod protocol;
 mod segments;
+mod sessions;
 mod sources;
 mod stop;
 mod tenants;

@@ -28,6 +28,11 @@ pub fn text_frame(text: &str) -> Vec<u8> {
     frame(&serde_json::json!({"text": text}))
 }
 
+/// The frame that says whose frames follow.
+pub fn hello(producer: &str, epoch: Option<u64>, sequence: Option<u64>) -> Vec<u8> {
+    frame(&serde_json::json!({"thalweg": 1, "producer": producer, "epoch": epoch, "sequence": sequence}))
+}
+
 /// An answer of the server; fields of all types in one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -45,6 +50,10 @@ pub struct Reply {
     pub fatal: bool,
     pub reason: String,
     pub retry_after_ms: u64,
+    pub producer: String,
+    pub epoch: u64,
+    pub sequence: u64,
+    pub duplicate: bool,
 }
 
 /// The half that frames are written to.
@@ -73,9 +82,28 @@ impl Producer {
         Ok(Self { sender: Box::new(write), replies: Replies(Box::new(read)) })
     }
 
+    /// Over TCP, as a producer that numbers its frames. Gives the number that
+    /// the server expects.
+    pub async fn named(address: &str, producer: &str, epoch: Option<u64>, from: Option<u64>) -> (Self, u64) {
+        let mut connection = Self::tcp(address).await;
+        connection.send(&hello(producer, epoch, from)).await;
+        let welcome = connection.replies.expect().await;
+        assert_eq!((welcome.kind.as_str(), welcome.producer.as_str()), ("welcome", producer), "{welcome:?}");
+        assert_eq!(welcome.epoch, epoch.unwrap_or(welcome.epoch));
+        (connection, welcome.sequence)
+    }
+
     /// Over a Unix socket.
     pub async fn unix(path: &str) -> Self {
         let (read, write) = UnixStream::connect(path).await.unwrap().into_split();
+        Self { sender: Box::new(write), replies: Replies(Box::new(read)) }
+    }
+
+    /// Over the halves of a connection.
+    pub fn over(
+        read: impl AsyncRead + Send + Unpin + 'static,
+        write: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Self {
         Self { sender: Box::new(write), replies: Replies(Box::new(read)) }
     }
 

@@ -144,16 +144,20 @@ async fn the_client_of_the_documentation_sends_a_whole_fixture() {
     let packed = fs::File::open(fixture("irc_ubuntu.jsonl.zst")).unwrap();
     fs::write(&unpacked, zstd::decode_all(packed).unwrap()).unwrap();
     let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/client.py");
-    let done = Command::new(python)
-        .arg(client)
-        .args([host, port])
-        .stdin(Stdio::from(fs::File::open(unpacked).unwrap()))
-        .output()
-        .unwrap();
-    let (said, complained) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    assert!(done.status.success(), "{said}{complained}");
-    assert_eq!(said.trim(), "acked 8000 errors 0");
-    assert_eq!(daemon.derived(8_000).await["end_offset"], 8_000);
+    let sent = |producer: &[&str]| {
+        let input = Stdio::from(fs::File::open(&unpacked).unwrap());
+        let done = Command::new(&python).arg(&client).args([host, port]).args(producer).stdin(input).output();
+        let done = done.unwrap();
+        let (said, complained) =
+            (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{said}{complained}");
+        assert_eq!(said.trim(), "acked 8000 errors 0");
+    };
+    sent(&[]);
+    assert_eq!(daemon.status().await["end_offset"], 8_000);
+    sent(&["irc"]);
+    sent(&["irc"]);
+    assert_eq!(daemon.derived(16_000).await["end_offset"], 16_000, "by a producer with a name only once");
     daemon.stop_drained();
 }
 

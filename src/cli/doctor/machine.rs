@@ -134,23 +134,17 @@ fn open_files(pipeline: &Pipeline) -> Check {
         libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
         limit.rlim_cur
     };
-    let connections: usize = pipeline
-        .sources
-        .iter()
-        .map(|source| match source {
-            Source::Tcp(tcp) => tcp.max_connections,
-            Source::Unix(unix) => unix.max_connections,
-            Source::Forward(forward) => forward.max_connections,
-            Source::File(_) | Source::Stdin(_) | Source::Http(_) => 0,
-        })
-        .sum();
+    let listens = |source: &Source| matches!(source, Source::Tcp(_) | Source::Unix(_) | Source::Forward(_));
+    let sessions = &pipeline.sessions;
+    let connections =
+        if pipeline.sources.iter().any(listens) { sessions.max_active + sessions.max_waiting } else { 0 };
     let wanted = connections as u64 + OWN_FILES;
     let found = format!("limit {limit}, the sources may use {wanted}");
     if limit < wanted {
         return Check::warning(
             "open files",
             found,
-            format!("`ulimit -n {wanted}`, or lower `max_connections`"),
+            format!("`ulimit -n {wanted}`, or lower `sessions.max_active` and `sessions.max_waiting`"),
         );
     }
     Check::ok("open files", found)

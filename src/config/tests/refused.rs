@@ -27,12 +27,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
 
 #[test]
 fn keys_of_another_type_of_source_are_unknown() {
-    refused(
-        &file("path = \"a\""),
-        (4, 1, 4),
-        "source[0].path",
-        "known here: `listen`, `max_connections`, `name`, `type`",
-    );
+    refused(&file("path = \"a\""), (4, 1, 4), "source[0].path", "known here: `listen`, `name`, `type`");
 }
 
 #[test]
@@ -124,7 +119,7 @@ fn values_that_cannot_be_meant_are_refused_at_their_key() {
     let both = "[search]\nkeyword_weight = 0\nvector_weight = 0";
     refused(&file(both), (6, 1, 13), "search.vector_weight", "both 0");
     refused(&file("[search]\ndepth = 0"), (5, 1, 5), "search.depth", "from 1 to 10000");
-    refused(&file("max_connections = 0"), (4, 1, 15), "source[0].max_connections", "1 or more");
+    refused(&file("[sessions]\nmax_active = 0"), (5, 1, 10), "sessions.max_active", "write 1 to");
     refused(&file("[store]\npath = \"\""), (5, 1, 4), "store.path", "must name the database file");
     refused(&file("[defaults]\ntenant = \" \""), (5, 1, 6), "defaults.tenant", "not only spaces");
     refused("name = \"A b\"\n[[source]]\ntype = \"tcp\"", (1, 1, 4), "name", "`A b` is not a name");
@@ -190,7 +185,6 @@ fn a_forward_source_may_be_reached_from_elsewhere_with_both_a_key_and_tls() {
     refused(&here("shared_key = \"\""), (6, 1, 10), "source[1].shared_key", "the key is empty");
     refused(&here("text_keys = []"), (6, 1, 9), "source[1].text_keys", "at least one field");
     refused(&here("max_message_bytes = 1"), (6, 1, 17), "source[1].max_message_bytes", "64KiB or more");
-    refused(&here("max_connections = 0"), (6, 1, 15), "source[1].max_connections", "1 or more");
     refused(&here("tls = { cert = \"c.pem\" }"), (6, 1, 3), "source[1].tls.key", "needs the key `key`");
     refused(&here("tls = { cert = \"\", key = \"k\" }"), (6, 9, 4), "source[1].tls.cert", "name a PEM file");
     refused(
@@ -203,11 +197,11 @@ fn a_forward_source_may_be_reached_from_elsewhere_with_both_a_key_and_tls() {
 
 #[test]
 fn all_problems_are_reported_at_once_in_the_order_of_the_file() {
-    let text = "nmae = \"x\"\n[[source]]\ntype = \"tcp\"\nlisten = \"x\"\nmax_connections = -1\nfoo = 1\n\
+    let text = "nmae = \"x\"\n[[source]]\ntype = \"tcp\"\nlisten = \"x\"\nname = -1\nfoo = 1\n\
                 [log]\nsegment_age = \"1\"\ngroup_bytes = \"1 ton\"\n[embed]\nthreads = \"${N}\"\n\
                 [search]\nfusion = \"no\"\ndepth = true\n";
     let places: Vec<_> = problems_in(text, NONE).iter().map(|p| (p.line, p.column)).collect();
-    let expected = [(1, 1), (4, 10), (5, 19), (6, 1), (8, 15), (9, 15), (11, 12), (13, 10), (14, 9)];
+    let expected = [(1, 1), (4, 10), (5, 8), (6, 1), (8, 15), (9, 15), (11, 12), (13, 10), (14, 9)];
     assert_eq!(places, expected);
 }
 

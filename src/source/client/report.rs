@@ -45,7 +45,9 @@ pub struct Report {
     pub bytes: u64,
     /// Frames that are durable.
     pub acknowledged: u64,
-    /// Where those are. As many as the acks that did not follow each other.
+    /// How many of them were in the log before and not stored again.
+    pub duplicates: u64,
+    /// Where the others are. As many as the acks that did not follow each other.
     pub ranges: Vec<Acked>,
     /// Frames refused, by code.
     pub refused: BTreeMap<String, u64>,
@@ -67,6 +69,7 @@ impl Default for Report {
             sent: 0,
             bytes: 0,
             acknowledged: 0,
+            duplicates: 0,
             ranges: Vec::new(),
             refused: BTreeMap::new(),
             first_refused: Vec::new(),
@@ -102,6 +105,11 @@ impl Report {
             }
             _ => self.ranges.push(Acked { frame, offset, count }),
         }
+    }
+
+    pub(super) fn known(&mut self, count: u64) {
+        self.acknowledged += count;
+        self.duplicates += count;
     }
 
     pub(super) fn refuse(&mut self, code: String, message: String) {

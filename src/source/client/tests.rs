@@ -1,6 +1,7 @@
 //! The client against servers that do what a test tells them.
 
 use bytes::BytesMut;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
@@ -61,7 +62,20 @@ impl Peer {
     }
 
     async fn ack(&mut self, offset: u64, count: u64) {
-        self.answer(Reply::Ack { level: Level::Disk, stream: "s".into(), offset, count }).await;
+        let (level, stream, offset) = (Level::Disk, "s".into(), Some(offset));
+        self.answer(Reply::Ack { level, stream, offset, count, duplicate: false }).await;
+    }
+
+    async fn known(&mut self, count: u64) {
+        let (level, stream) = (Level::Disk, "s".into());
+        self.answer(Reply::Ack { level, stream, offset: None, count, duplicate: true }).await;
+    }
+
+    async fn hello(&mut self) -> Value {
+        let length = timeout(SOON, self.0.read_u32()).await.unwrap().unwrap();
+        let mut payload = vec![0; length as usize];
+        self.0.read_exact(&mut payload).await.unwrap();
+        rmp_serde::from_slice(&payload).unwrap()
     }
 
     async fn refuse(&mut self, frame: u64, code: &str, fatal: bool) {
@@ -104,6 +118,55 @@ async fn what_has_no_answer_when_the_server_closes_is_sent_again_from_there() {
     assert_eq!((report.acknowledged, report.resent, report.reconnects), (4, 3, 1));
     assert_eq!(report.ranges, [acked(0, 100, 1), acked(1, 104, 3)]);
     assert_eq!((report.unanswered(), report.latency_us.len()), (0, 4));
+}
+
+fn named() -> Settings {
+    let producer = Producer { name: "me".into(), epoch: 4 };
+    Settings { producer: Some(producer), ..Settings::default() }
+}
+
+#[tokio::test]
+async fn a_named_client_says_on_each_connection_from_which_frame_on_it_sends() {
+    let (server, tally) = (Server::new(), Tally::default());
+    let client = server.client(named());
+    let hello = |sequence| json!({"thalweg": 1, "producer": "me", "epoch": 4, "sequence": sequence});
+    let served = async {
+        let mut first = server.accept().await;
+        assert_eq!(first.hello().await, hello(0));
+        first.answer(Reply::Welcome { producer: "me".into(), epoch: 4, sequence: 0 }).await;
+        assert_eq!(first.frames(5).await, [0, 1, 2, 3, 4]);
+        first.ack(100, 1).await;
+        first.refuse(1, "missing_text", false).await;
+        // Late, it came in pieces.
+        first.refuse(2, "truncated", true).await;
+        drop(first);
+        let mut second = server.accept().await;
+        assert_eq!(second.hello().await, hello(2));
+        assert_eq!(second.frames(3).await, [2, 3, 4]);
+        second.known(2).await;
+        second.ack(104, 1).await;
+    };
+    let (sent, ()) = tokio::join!(client.send(input(5), &tally), served);
+    sent.unwrap();
+    let report = tally.look();
+    assert_eq!((report.acknowledged, report.duplicates, report.refused_total()), (4, 2, 1));
+    assert_eq!(report.ranges, [acked(0, 100, 1), acked(4, 104, 1)]);
+}
+
+#[tokio::test]
+async fn a_client_that_may_not_send_gives_up_at_once() {
+    for code in ["fenced", "out_of_sequence", "bad_hello"] {
+        let (server, tally) = (Server::new(), Tally::default());
+        let client = server.client(named());
+        let served = async {
+            let mut peer = server.accept().await;
+            peer.hello().await;
+            peer.refuse(0, code, true).await;
+            peer
+        };
+        let (sent, _peer) = tokio::join!(client.send(input(3), &tally), served);
+        assert!(matches!(&sent, Err(ClientError::Producer { code: told, .. }) if told == code), "{sent:?}");
+    }
 }
 
 #[tokio::test]

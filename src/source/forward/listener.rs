@@ -4,7 +4,6 @@ use std::{io, sync::Arc};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -25,7 +24,7 @@ use crate::{
     dataflow::Cpu,
     metrics,
     pipeline::{Ingest, Origin},
-    source::socket::watched,
+    source::{sessions::Sessions, socket::watched},
 };
 
 /// Draws the nonce of a connection; no two should be alike.
@@ -75,22 +74,23 @@ impl Listener {
     }
 
     /// Accepts and serves connections until the pipeline closes, then waits
-    /// for those that are open. At most `max_connections` are served at once;
-    /// others wait in the system's queue.
-    pub async fn run(self, ingest: Ingest, cpu: Cpu, mut draw_nonce: DrawNonce) -> io::Result<()> {
+    /// for those that are open. `sessions` bounds how many there are; one too
+    /// many is closed, and its sender tries again.
+    pub async fn run(
+        self,
+        sessions: Sessions,
+        ingest: Ingest,
+        cpu: Cpu,
+        mut draw_nonce: DrawNonce,
+    ) -> io::Result<()> {
         let Self { listener, tls, settings } = self;
-        let room = Arc::new(Semaphore::new(settings.max_connections));
         let shared = Arc::new(shared(&settings, ingest, cpu));
         let closing = shared.ingest.closing();
         let mut connections = JoinSet::new();
         loop {
-            let place = tokio::select! {
-                () = closing.cancelled() => break,
-                place = room.clone().acquire_owned() => place,
-                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            };
             let accepted = tokio::select! {
                 () = closing.cancelled() => break,
+                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
                 accepted = listener.accept() => accepted,
             };
             let (socket, peer) = match accepted {
@@ -104,10 +104,13 @@ impl Listener {
                 }
             };
             let origin = Origin { source: settings.name.clone(), peer: Some(peer.to_string()) };
-            let (tls, shared, nonce) = (tls.clone(), shared.clone(), draw_nonce());
+            let (tls, shared, sessions, nonce) =
+                (tls.clone(), shared.clone(), sessions.clone(), draw_nonce());
             let served = async move {
-                watched(serve(socket, tls, &origin, nonce, &shared), &origin).await;
-                drop(place);
+                match sessions.admit(shared.ingest.closing()).await {
+                    Ok(_place) => watched(serve(socket, tls, &origin, nonce, &shared), &origin).await,
+                    Err(refused) => metrics::connection_refused(refused.label()),
+                }
             };
             connections.spawn(served.in_current_span());
         }

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use super::{Output, PipelineFile, offline};
 use crate::{
     daemon::{dictionaries_of, open_artifacts},
-    pipeline::dictionaries::{Dictionaries as Trained, Training},
+    pipeline::dictionaries::{Dictionaries as Trained, trial::Training},
     store::Store,
     units::ByteSize,
 };

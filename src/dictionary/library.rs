@@ -125,14 +125,13 @@ impl Library {
         Err(LoadError::Missing { digest: *digest, looked_at })
     }
 
-    /// The dictionaries in the folder that zstd knows by `zstd_id`: for frames
-    /// whose index, and with it the digest, is gone. The id is not unique.
+    /// Every sound dictionary in the folder: for blocks whose index, and with
+    /// it the digest, is gone.
     ///
     /// # Errors
     /// If the folder cannot be read.
-    pub fn with_zstd_id(&self, zstd_id: u32) -> io::Result<Vec<Arc<Dictionary>>> {
-        let known = self.list()?.into_iter().filter_map(|digest| self.load(&digest).ok());
-        Ok(known.filter(|dictionary| dictionary.identity.zstd_id == zstd_id).collect())
+    pub fn all(&self) -> io::Result<Vec<Arc<Dictionary>>> {
+        Ok(self.list()?.into_iter().filter_map(|digest| self.load(&digest).ok()).collect())
     }
 
     /// Digests of the dictionaries in the folder, ascending.
@@ -267,10 +266,7 @@ fn share(dictionary: Dictionary) -> Arc<Dictionary> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{Identity, testing::trained},
-        *,
-    };
+    use super::{super::testing::trained, *};
 
     #[test]
     fn a_kept_dictionary_is_found_by_its_digest_and_shared() {
@@ -278,7 +274,7 @@ mod tests {
         let library = Library::beside(&dir.path().join("x.seg.zst"));
         assert_eq!(library.list().unwrap(), Vec::<[u8; 32]>::new());
         let dictionary = trained(100, 8 << 10);
-        let Identity { digest, zstd_id } = dictionary.identity();
+        let digest = dictionary.identity().digest;
         assert!(!library.holds(&digest).unwrap());
         library.keep(&dictionary).unwrap();
         library.keep(&dictionary).unwrap();
@@ -287,8 +283,9 @@ mod tests {
         assert!(Arc::ptr_eq(&a, &b));
         assert_eq!(a.bytes(), dictionary.bytes());
         assert_eq!(library.list().unwrap(), [digest]);
-        assert_eq!(library.with_zstd_id(zstd_id).unwrap().len(), 1);
-        assert_eq!(library.with_zstd_id(zstd_id ^ 1).unwrap().len(), 0);
+        fs::write(library.path(&[7; 32]), b"no dictionary").unwrap();
+        let all: Vec<_> = library.all().unwrap().iter().map(|found| found.identity()).collect();
+        assert_eq!(all, [dictionary.identity()]);
     }
 
     #[test]

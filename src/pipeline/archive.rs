@@ -10,7 +10,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    dictionaries::{Dictionaries, DictionariesError, Training},
+    dictionaries::{Dictionaries, DictionariesError, trial::Training},
     progress::Progress,
 };
 use crate::{

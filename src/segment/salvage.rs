@@ -3,10 +3,10 @@
 //! Blocks are zstd frames, so the seek table, or failing that the frames'
 //! own headers, say where each ends.
 
-use std::{fs::File, io};
+use std::{fs::File, io, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
-use zstd::{bulk, zstd_safe};
+use zstd::zstd_safe;
 
 use super::{
     block,
@@ -15,6 +15,7 @@ use super::{
     locate::{read_at, seek_table_position},
     seek_table::{self, Entry},
 };
+use crate::dictionary::{self, Dictionary};
 
 /// First guess at a block's compressed size when nothing says where it ends.
 const FIRST_WINDOW_BYTES: u64 = 512 << 10;
@@ -33,10 +34,19 @@ pub(super) struct Salvage {
     pub damage: Vec<Damage>,
 }
 
-/// Reads every block that can be found without the index.
-pub(super) fn salvage(file: &File, file_len: u64) -> io::Result<Salvage> {
-    let mut walk =
-        Walk { file, file_len, position: 0, block: 0, frames: 0, content: Sha256::new(), damage: Vec::new() };
+/// Reads every block that can be found without the index, those that need one
+/// of `dictionaries` too.
+pub(super) fn salvage(file: &File, file_len: u64, dictionaries: &[Arc<Dictionary>]) -> io::Result<Salvage> {
+    let mut walk = Walk {
+        file,
+        file_len,
+        dictionaries,
+        position: 0,
+        block: 0,
+        frames: 0,
+        content: Sha256::new(),
+        damage: Vec::new(),
+    };
     let table = intact_seek_table(file, file_len)?;
     match &table {
         Some(entries) => {
@@ -73,6 +83,7 @@ fn intact_seek_table(file: &File, file_len: u64) -> io::Result<Option<Vec<Entry>
 struct Walk<'a> {
     file: &'a File,
     file_len: u64,
+    dictionaries: &'a [Arc<Dictionary>],
     position: u64,
     /// Blocks met, damaged ones included: each of those left one `damage`.
     block: usize,
@@ -87,7 +98,7 @@ impl Walk<'_> {
         // The seek table's sizes add up to less than the file, a measured
         // block was read before: `len` is within the file.
         let packed = read_at(self.file, self.position, len as usize)?;
-        match unpack_unlisted(&packed) {
+        match unpack_unlisted(&packed, self.dictionaries) {
             Ok((plain, frames)) => {
                 self.frames += frames;
                 self.content.update(&plain);
@@ -151,14 +162,26 @@ impl Walk<'_> {
 
 /// Plain bytes of a block of which the index says nothing, and the number of
 /// frames in it.
-fn unpack_unlisted(packed: &[u8]) -> Result<(Vec<u8>, u64), String> {
+fn unpack_unlisted(packed: &[u8], dictionaries: &[Arc<Dictionary>]) -> Result<(Vec<u8>, u64), String> {
     let plain_len = zstd_safe::get_frame_content_size(packed)
         .ok()
         .flatten()
         .filter(|len| *len <= u64::from(MAX_BLOCK_BYTES))
         .ok_or("its header does not say how many plain bytes it has")?;
-    let plain = bulk::decompress(packed, plain_len as usize)
-        .map_err(|error| format!("it does not decompress: {error}"))?;
+    let decompress = |dictionary| {
+        dictionary::decompress(packed, plain_len as usize, dictionary)
+            .map_err(|error| format!("it does not decompress: {error}"))
+    };
+    let plain = match zstd_safe::get_dict_id_from_frame(packed) {
+        None => decompress(None)?,
+        // Ids are not unique; which one is meant, the block's XXH64 tells.
+        Some(zstd_id) => dictionaries
+            .iter()
+            .filter(|known| known.identity().zstd_id == zstd_id.get())
+            .map(|known| decompress(Some(known)))
+            .reduce(Result::or)
+            .unwrap_or_else(|| Err(format!("the dictionary with zstd id {zstd_id} is missing")))?,
+    };
     let frames = block::count_frames(&plain).ok_or("its plain bytes are not whole frames")?;
     Ok((plain, frames))
 }

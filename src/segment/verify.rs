@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::Path,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use super::{
     salvage::{Salvage, salvage},
     seek_table::{self, ENTRY_BYTES, Entry},
 };
-use crate::dictionary::Dictionary;
+use crate::dictionary::{Dictionary, Library};
 
 const HASH_BUFFER_BYTES: usize = 256 << 10;
 
@@ -49,7 +50,10 @@ pub fn verify(path: &Path, expected_object_digest: Option<&[u8; 32]>) -> Result<
         Err(source @ IndexError::Version { .. }) => {
             return Err(ReadError::Index { path: path.to_owned(), source });
         }
-        Err(reason) => without_index(&file, file_len, reason, object_digest).map_err(io_error)?,
+        Err(reason) => {
+            let dictionaries = Library::beside(path).all().map_err(io_error)?;
+            without_index(&file, file_len, reason, &dictionaries, object_digest).map_err(io_error)?
+        }
     };
     if let Some(expected) = expected_object_digest.filter(|digest| **digest != object_digest) {
         report.damage.push(Damage::Object { expected: *expected, found: object_digest });
@@ -73,9 +77,11 @@ fn without_index(
     file: &File,
     file_len: u64,
     reason: IndexError,
+    dictionaries: &[Arc<Dictionary>],
     object_digest: Digest,
 ) -> io::Result<VerifyReport> {
-    let Salvage { blocks, frames, content_digest, index_position, mut damage } = salvage(file, file_len)?;
+    let Salvage { blocks, frames, content_digest, index_position, mut damage } =
+        salvage(file, file_len, dictionaries)?;
     let index =
         Damage::Index { position: index_position, reason, readable_blocks: blocks, readable_frames: frames };
     damage.insert(0, index);

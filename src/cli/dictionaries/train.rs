@@ -11,7 +11,10 @@ use crate::{
     config::Pipeline,
     dataflow::Cpu,
     dictionary::{Loss, Verdict},
-    pipeline::dictionaries::{Dictionaries, Training, Trial},
+    pipeline::dictionaries::{
+        Dictionaries,
+        trial::{Training, Trial},
+    },
     units::ByteSize,
 };
 

@@ -11,7 +11,7 @@ use crate::{
     },
     frame::FrameBatch,
     segment::{
-        DictionaryUse, ReadError, Reader, Sealed, Settings, seal_with,
+        Damage, DictionaryUse, ReadError, Reader, Sealed, Settings, seal_with,
         testing::{assert_pieces_of, batch, header, plain, time_of},
         verify, weigh,
     },
@@ -163,6 +163,29 @@ fn a_damaged_block_with_a_dictionary_is_named_and_the_others_are_read() {
     let reader = Reader::open(&path).unwrap();
     assert!(reader.read_block(0).is_ok() && reader.read_block(2).is_ok());
     assert!(matches!(reader.read_block(1), Err(ReadError::Block { block: 1, .. })));
+}
+
+#[test]
+fn without_index_the_blocks_are_read_with_a_dictionary_that_fits() {
+    let batches = messages(100);
+    let (dir, path, dictionary) = site(&batches, 1_000);
+    let reader = Reader::open(&path).unwrap();
+    let (blocks, last) = (reader.blocks().len(), *reader.blocks().last().unwrap());
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[last.position as usize + last.compressed_len as usize + 30] ^= 4;
+    fs::write(&path, bytes).unwrap();
+    let library = Library::of_segments(dir.path());
+    library.keep(&trained(5_000, DICTIONARY_BYTES)).unwrap();
+    let report = verify(&path, None).unwrap();
+    assert!(
+        matches!(report.damage[..], [Damage::Index { readable_blocks, readable_frames: 100, .. }] if readable_blocks == blocks),
+        "{:?}",
+        report.damage
+    );
+    fs::remove_file(library.path(&dictionary.identity().digest)).unwrap();
+    let report = verify(&path, None).unwrap();
+    let [_, Damage::Block { reason, .. }, ..] = &report.damage[..] else { panic!("{:?}", report.damage) };
+    assert!(reason.contains(&dictionary.identity().zstd_id.to_string()), "{reason}");
 }
 
 #[test]

@@ -198,15 +198,7 @@ pub fn open_log_after(pipeline: &Pipeline, clock: Clock, known: u64) -> Result<(
 fn report_recovery(stream: &str, recovery: &Recovery) {
     tracing::info!(stream, end_offset = recovery.end_offset, "log recovered");
     for damage in &recovery.damage {
-        tracing::error!(
-            stream,
-            file = %damage.path.display(),
-            from_byte = damage.from,
-            to_byte = damage.to,
-            first_offset = damage.first_offset,
-            next_offset = damage.next_offset,
-            "the log is damaged before proven data; these offsets are lost, the rest is kept"
-        );
+        damage.report(stream);
     }
     for file in &recovery.quarantined {
         tracing::error!(stream, file = %file.display(), "a segment file could not be read and was put aside");

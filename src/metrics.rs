@@ -31,6 +31,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!("log_appends_total", "Appends in those groups.");
     describe_counter!("log_bytes_total", "Bytes of frames appended.");
     describe_histogram!("log_fsync_seconds", "Time of one fsync of the log.");
+    describe_counter!(
+        "log_damaged_offsets_total",
+        "Offsets found lost to damage, by recovery or by reading."
+    );
     describe_counter!("segments_sealed_total", "Segments sealed.");
     describe_counter!("segments_plain_bytes_total", "Bytes of frames in sealed segments.");
     describe_counter!("segments_object_bytes_total", "Bytes of sealed segments.");
@@ -102,6 +106,11 @@ pub fn log_group(fsync: Duration, appends: usize, bytes: usize) {
     counter!("log_groups_total").increment(1);
     counter!("log_appends_total").increment(appends as u64);
     counter!("log_bytes_total").increment(bytes as u64);
+}
+
+/// Offsets that are lost to damage.
+pub fn log_damaged(offsets: u64) {
+    counter!("log_damaged_offsets_total").increment(offsets);
 }
 
 /// A segment sealed, kept and entered.

@@ -44,10 +44,13 @@ impl Directory {
         &*self.io
     }
 
-    /// Creates the folder and takes its lock; `None` if another process holds
-    /// it.
+    /// Creates the folder, durably, and takes its lock; `None` if another
+    /// process holds it.
     pub fn lock(&self) -> io::Result<Option<Lock>> {
         self.io.create_dir_all(&self.path)?;
+        if let Some(root) = self.path.parent() {
+            self.io.sync_dir(root)?;
+        }
         Ok(self.io.lock(&self.path.join("LOCK"))?.map(Lock))
     }
 
@@ -71,10 +74,50 @@ impl Directory {
         self.path.join("spare")
     }
 
-    /// Where a file that cannot be read is put aside.
-    pub fn quarantine(&self, path: &Path) -> PathBuf {
+    /// Where files are put aside that cannot be read, or not wholly.
+    pub fn quarantine(&self) -> PathBuf {
+        self.path.join("quarantine")
+    }
+
+    /// Puts a file out of the way without losing it, nor one of the same name
+    /// that is there already. Returns where it is now.
+    pub(super) fn put_aside(&self, path: &Path) -> io::Result<PathBuf> {
+        let folder = self.quarantine();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        self.path.join("quarantine").join(name.as_ref())
+        self.io.create_dir_all(&folder)?;
+        // Or the file could be gone with a folder that never was durable.
+        self.sync()?;
+        let mut to = folder.join(name.as_ref());
+        for n in 1.. {
+            if self.io.len(&to)?.is_none() {
+                break;
+            }
+            to = folder.join(format!("{name}.{n}"));
+        }
+        self.io.rename(path, &to)?;
+        // There before it is gone here.
+        self.io.sync_dir(&folder)?;
+        self.sync()?;
+        Ok(to)
+    }
+
+    /// Gives a file that was put aside a name that no segment has.
+    pub(super) fn put_aside_as_unknown(&self, path: &Path) -> io::Result<PathBuf> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let to = path.with_file_name(format!("unknown-{name}"));
+        self.io.rename(path, &to)?;
+        self.io.sync_dir(&self.quarantine())?;
+        Ok(to)
+    }
+
+    /// The files that were put aside, with the offset that each begins at by
+    /// its name.
+    pub(super) fn put_aside_files(&self) -> io::Result<Vec<(u64, PathBuf)>> {
+        let folder = self.quarantine();
+        let base = |name: &str| name.split('.').next().and_then(|base| base.parse::<u64>().ok());
+        let mut names = self.io.list(&folder)?;
+        names.sort_unstable();
+        Ok(names.into_iter().filter_map(|name| Some((base(&name)?, folder.join(&name)))).collect())
     }
 
     /// Base offsets of the raw and of the sealed segments, ascending.

@@ -122,6 +122,13 @@ pub struct Batch {
     pub size: usize,
 }
 
+impl Batch {
+    /// Its frames, if there are any.
+    pub fn with_frames(self) -> Option<FrameBatch> {
+        (self.frames.count > 0).then_some(self.frames)
+    }
+}
+
 /// What stands at a place in a raw segment file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
@@ -131,6 +138,66 @@ pub enum Parsed {
     NeedsBytes(usize),
     /// No batch of this segment stands here.
     Unproven,
+}
+
+/// A batch header, read and not proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchHead {
+    /// Offset of the first frame.
+    pub base_offset: u64,
+    /// When the log took the batch, in milliseconds since the Unix epoch.
+    pub append_time_ms: i64,
+    /// Number of frames; 0 where only producers changed.
+    pub count: u32,
+    /// Bytes of the producer table and the frames.
+    pub length: u32,
+    /// Bytes of the producer table.
+    pub table: u32,
+    crc: u32,
+    covered: [u8; BATCH_HEADER_BYTES - 8],
+}
+
+impl BatchHead {
+    /// Reads the header at the front of `bytes`; `None` if none stands there.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let (mut header, _) = bytes.split_at_checked(BATCH_HEADER_BYTES)?;
+        let mut magic = [0; 4];
+        header.try_copy_to_slice(&mut magic).ok()?;
+        let crc = header.get_u32();
+        let covered = header.try_into().ok()?;
+        let head = Self {
+            base_offset: header.get_u64(),
+            append_time_ms: header.get_i64(),
+            count: header.get_u32(),
+            length: header.get_u32(),
+            table: header.get_u32(),
+            crc,
+            covered,
+        };
+        let empty = head.count == 0 && head.table == 0;
+        (magic == BATCH_MAGIC && !empty && head.table <= head.length).then_some(head)
+    }
+
+    /// Bytes of the batch, header included.
+    pub fn size(&self) -> u64 {
+        BATCH_HEADER_BYTES as u64 + u64::from(self.length)
+    }
+
+    /// The offset after the last frame; `None` for one that no log can have.
+    pub fn end_offset(&self) -> Option<u64> {
+        self.base_offset.checked_add(self.count.into())
+    }
+
+    /// The CRC-32C of what precedes the table, in segment `id`: that of table
+    /// and frames is to be appended to it.
+    pub fn crc_before_table(&self, id: &SegmentId) -> u32 {
+        crc_of(id, &self.covered)
+    }
+
+    /// Whether `crc`, appended with table and frames, proves the batch.
+    pub fn is_proven_by(&self, crc: u32) -> bool {
+        self.crc == crc
+    }
 }
 
 /// Parses the batch at the front of `bytes`; `limit` is how many bytes there
@@ -143,37 +210,24 @@ pub fn parse_batch(id: &SegmentId, bytes: &Bytes, limit: u64) -> Parsed {
             Parsed::NeedsBytes(BATCH_HEADER_BYTES)
         };
     }
-    let mut header = bytes.slice(..BATCH_HEADER_BYTES);
-    let (magic, crc) = (header.split_to(4), header.get_u32());
-    let covered = header.clone();
-    let (base_offset, append_time_ms) = (header.get_u64(), header.get_i64());
-    let (count, length, table) = (header.get_u32(), header.get_u32() as usize, header.get_u32() as usize);
-    let whole = BATCH_HEADER_BYTES + length;
-    let empty = count == 0 && table == 0;
-    if magic[..] != BATCH_MAGIC || empty || table > length || whole as u64 > limit {
+    let Some(head) = BatchHead::read(bytes).filter(|head| head.size() <= limit) else {
         return Parsed::Unproven;
-    }
+    };
+    let whole = BATCH_HEADER_BYTES + head.length as usize;
     if bytes.len() < whole {
         return Parsed::NeedsBytes(whole);
     }
     let mut bytes = bytes.slice(BATCH_HEADER_BYTES..whole);
-    if crc32c::crc32c_append(crc_of(id, &covered), &bytes) != crc {
+    if !head.is_proven_by(crc32c::crc32c_append(head.crc_before_table(id), &bytes)) {
         return Parsed::Unproven;
     }
-    let table = bytes.split_to(table);
+    let BatchHead { base_offset, append_time_ms, count, .. } = head;
+    let table = bytes.split_to(head.table as usize);
     Parsed::Batch(Batch {
         frames: FrameBatch { base_offset, append_time_ms, count, bytes },
         table,
         size: whole,
     })
-}
-
-/// First offset and count of the batch whose header stands at the front of
-/// `bytes`, unproven.
-pub fn claimed_by(bytes: &[u8]) -> Option<(u64, u32)> {
-    let mut header = bytes.get(8..BATCH_HEADER_BYTES)?;
-    let (base_offset, _time, count) = (header.get_u64(), header.get_i64(), header.get_u32());
-    Some((base_offset, count))
 }
 
 #[cfg(test)]

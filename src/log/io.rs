@@ -89,15 +89,23 @@ pub fn write_all_at(file: &dyn IoFile, mut slices: &mut [IoSlice<'_>], mut at: u
     Ok(())
 }
 
+/// Whether `error` says that the medium cannot give the bytes back, so that
+/// they are lost rather than late.
+pub fn is_media_error(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 /// Fills `buffer` from `at` on, as far as the file goes. Returns how many
-/// bytes there were.
+/// bytes there were. Where the medium fails it is asked once more: much hangs
+/// on its answer.
 pub fn read_full_at(file: &dyn IoFile, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut filled = 0;
+    let (mut filled, mut asked_again) = (0, false);
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, at + filled as u64) {
             Ok(0) => break,
             Ok(n) => filled += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if is_media_error(&e) && !asked_again => asked_again = true,
             Err(e) => return Err(e),
         }
     }

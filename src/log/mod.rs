@@ -9,7 +9,7 @@
 //! | `OFFSET.log` | raw segment that starts at OFFSET; the highest is *active*, the others are closed and wait to be sealed |
 //! | `OFFSET.seg.zst` | sealed segment ([`crate::segment`]); replaces the raw one |
 //! | `spare` | a zeroed or recycled file for the next segment |
-//! | `quarantine/` | files that cannot be read at all |
+//! | `quarantine/` | files that cannot be read, or not wholly |
 //!
 //! # A raw segment file
 //! Pre-allocated and written in place; integers big-endian.
@@ -43,6 +43,9 @@
 //! - Recovery continues after the last proven batch. What follows it was never
 //!   acknowledged. Damage before it is reported ([`Damage`]) and skipped;
 //!   nothing is cut.
+//! - A segment is begun when everything before it is durable. So only the last
+//!   one is scanned when the log is opened; the others end where the next one
+//!   begins, and damage in them is found, and reported, when they are read.
 //! - Offsets are never reused.
 
 mod directory;
@@ -54,13 +57,17 @@ mod raw;
 mod reader;
 mod recovery;
 mod settings;
+#[cfg(test)]
+mod sim;
 mod spare;
+mod sums;
+mod walk;
 mod writer;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     thread::JoinHandle,
 };
 
@@ -94,7 +101,8 @@ pub struct Appended {
     pub duplicates: u32,
 }
 
-/// Why frames were not appended. None of them is in the log.
+/// Why frames were not appended. None of them is in the log, except that after
+/// [`AppendError::Failed`] it may turn out to have them when it is opened again.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
     /// No room on the disk. The log is sound; free some space and send again.
@@ -172,6 +180,8 @@ pub(crate) struct Shared {
     segments: RwLock<BTreeMap<u64, Segment>>,
     failed: OnceLock<AppendError>,
     full: RwLock<Option<AppendError>>,
+    /// Damage of segments that are no raw ones any more, or never were.
+    damage: Mutex<Vec<Damage>>,
 }
 
 impl Shared {
@@ -187,6 +197,15 @@ impl Shared {
 
     fn insert(&self, base: u64, segment: Segment) -> Option<Segment> {
         self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(base, segment)
+    }
+
+    fn remove(&self, base: u64) {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&base);
+    }
+
+    /// Remembers the damage of a raw segment that is about to go.
+    fn keep_damage(&self, raw: &RawFile) {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner).extend(raw.damage());
     }
 
     fn set_failed(&self, error: AppendError) {
@@ -447,10 +466,19 @@ pub struct Sealer {
 
 impl Sealer {
     /// From now on readers take `sealed` for what `raw` held; `raw` is
-    /// recycled. `sealed` must be durable.
+    /// recycled, or put aside if it was damaged. `sealed` must be durable.
     pub fn replace(&self, raw: Arc<RawFile>, sealed: segment::Reader) -> std::io::Result<()> {
+        self.shared.keep_damage(&raw);
         let replaced = self.shared.insert(raw.base_offset(), Segment::Sealed(Arc::new(sealed)));
         drop(replaced);
+        self.spares.recycle(raw)
+    }
+
+    /// Puts aside a closed segment in which nothing could be read, so that
+    /// there is nothing to seal.
+    pub fn put_aside(&self, raw: Arc<RawFile>) -> std::io::Result<()> {
+        self.shared.keep_damage(&raw);
+        self.shared.remove(raw.base_offset());
         self.spares.recycle(raw)
     }
 }

@@ -10,7 +10,10 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{AppendError, Durable, OpenError, RawFile, Recovery, Segment, Shared, io as seam, recovery};
+use super::{
+    AppendError, Damage, Durable, OpenError, RawFile, Recovery, Segment, Shared, io as seam, recovery,
+    walk::Place,
+};
 use crate::{frame::FrameBatch, segment};
 
 /// Why a stretch of the log could not be read.
@@ -63,8 +66,9 @@ impl ReadError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     next: u64,
-    /// Segment base and file position of `next`, if it lies in a raw segment.
-    place: Option<(u64, u64)>,
+    /// Segment base and place in its file, if it is a raw segment that was
+    /// read last.
+    place: Option<(u64, Place)>,
 }
 
 impl Cursor {
@@ -126,6 +130,20 @@ impl LogReader {
     /// Every segment by its base offset.
     pub fn segments(&self) -> BTreeMap<u64, Segment> {
         self.0.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The damage met so far: by recovery, and since then by reading closed
+    /// segments. In the order of the offsets.
+    pub fn damage(&self) -> Vec<Damage> {
+        let mut all = self.0.damage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for segment in self.segments().into_values() {
+            if let Segment::Raw(raw) = segment {
+                all.extend(raw.damage());
+            }
+        }
+        all.sort_by_key(|damage| damage.first_offset);
+        all.dedup_by_key(|damage| damage.first_offset);
+        all
     }
 
     /// The closed segments that wait to be sealed, oldest first.
@@ -214,16 +232,16 @@ impl LogReader {
 
 fn read_raw(raw: &RawFile, cursor: &mut Cursor, max_bytes: usize) -> Result<Vec<FrameBatch>, ReadError> {
     let base = raw.base_offset();
-    let mut position = cursor.place.filter(|(of, _)| *of == base).map_or(0, |(_, at)| at);
+    let mut place = cursor.place.filter(|(of, _)| *of == base).map_or(raw.start(), |(_, place)| place);
     loop {
         let (batches, next) = raw
-            .batches_at(position, max_bytes)
+            .batches_at(place, max_bytes)
             .map_err(|source| ReadError::Io { path: raw.path().to_owned(), source })?;
         let done = batches.is_empty();
         let kept: Vec<FrameBatch> =
             batches.into_iter().filter_map(|batch| batch.starting_at(cursor.next)).collect();
-        position = next;
-        cursor.place = Some((base, position));
+        place = next;
+        cursor.place = Some((base, place));
         if done || !kept.is_empty() {
             return Ok(kept);
         }

@@ -7,6 +7,7 @@
 
 use std::{
     io::{self, IoSlice},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
 };
@@ -14,9 +15,27 @@ use std::{
 use super::{
     directory::Directory,
     format::{FILE_HEADER_BYTES, FileHeader},
-    io::{Access, write_all_at},
+    io::{Access, IoFile, is_media_error, write_all_at},
     raw::RawFile,
 };
+
+/// Why no segment was begun.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// Nothing has changed; it may be tried again.
+    #[error(transparent)]
+    NotTaken(#[from] io::Error),
+    /// The segment may be there after a crash, or not. So nothing may be
+    /// written to the one before it any more, which would then not be the
+    /// last.
+    #[error("{} may be there or not after a crash: {source}", path.display())]
+    InDoubt {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
 
 /// The place of the one file that is kept ready.
 #[derive(Debug)]
@@ -46,32 +65,58 @@ impl Spares {
     /// Takes the ready file into use as the segment of `header`, making one
     /// if there is none; `first` is its first batch, or empty. Durable when it
     /// returns, both or neither.
-    pub fn take(&self, header: FileHeader, first: &[u8]) -> io::Result<RawFile> {
+    pub fn take(&self, header: FileHeader, first: &[u8]) -> Result<RawFile, TakeError> {
         let path = self.directory.raw(header.base_offset);
         let _held = self.hold();
         self.ensure()?;
-        let file = self.directory.io().open(&self.directory.spare(), Access::ReadWrite)?;
-        write_all_at(&*file, &mut [IoSlice::new(&header.encode()), IoSlice::new(first)], 0)?;
-        file.sync_data()?;
+        let file = self.begin(header, first)?;
         self.directory.io().rename(&self.directory.spare(), &path)?;
-        self.directory.sync()?;
-        let proven = (FILE_HEADER_BYTES + first.len()) as u64;
-        Ok(RawFile::new(file, path, header, self.bytes, proven))
+        match self.directory.sync() {
+            Ok(()) => {
+                let raw = RawFile::new(file, path, header, self.bytes);
+                raw.set_proven((FILE_HEADER_BYTES + first.len()) as u64);
+                Ok(raw)
+            }
+            Err(source) => Err(TakeError::InDoubt { path, source }),
+        }
+    }
+
+    /// Writes `header` and the first batch into the ready file.
+    fn begin(&self, header: FileHeader, first: &[u8]) -> io::Result<Box<dyn IoFile>> {
+        let io = self.directory.io();
+        let file = io.open(&self.directory.spare(), Access::ReadWrite)?;
+        let header = header.encode();
+        let written = write_all_at(&*file, &mut [IoSlice::new(&header), IoSlice::new(first)], 0);
+        match written.and_then(|()| file.sync_data()) {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                if is_media_error(&error) {
+                    // The next attempt shall not meet the same bad place.
+                    let _ = io.remove(&self.directory.spare());
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Keeps the file of a sealed segment as the next spare if nobody reads it
-    /// any more and none is ready; deletes it otherwise.
+    /// any more and none is ready; deletes it otherwise. A damaged one is put
+    /// aside: what is left of it may be wanted yet.
     pub fn recycle(&self, raw: Arc<RawFile>) -> io::Result<()> {
         let path = raw.path().to_owned();
+        if !raw.damage().is_empty() {
+            return self.directory.put_aside(&path).map(drop);
+        }
         let same_size = raw.capacity() == self.bytes;
         let unread = Arc::into_inner(raw).is_some();
         let _held = self.hold();
         let io = self.directory.io();
         if same_size && unread && io.len(&self.directory.spare())?.is_none() {
-            io.rename(&path, &self.directory.spare())
+            io.rename(&path, &self.directory.spare())?;
         } else {
-            io.remove(&path)
+            io.remove(&path)?;
         }
+        self.directory.sync()
     }
 
     /// Makes the spare file exist with its size on disk and every block

@@ -24,7 +24,7 @@ use super::{
     raw::RawFile,
     recovery::first_batch,
     settings::Settings,
-    spare::{Filler, Spares},
+    spare::{Filler, Spares, TakeError},
 };
 use crate::{clock::Clock, metrics};
 
@@ -93,23 +93,28 @@ impl Writer {
             Some(request) => Ok(request),
             None => self.requests.recv_timeout(patience),
         };
-        match request {
+        let done = match request {
             Ok(Request::Close(reply)) => {
-                let closed = self.close().map(|()| self.next_offset);
-                let _ = reply.send(closed);
+                let closed = self.close();
+                let _ = reply.send(closed.clone().map(|()| self.next_offset));
+                closed
             }
             Ok(Request::Item(first)) => {
                 let (items, most_bytes) = self.gather(first);
-                if let Err(error) = self.commit(items, most_bytes) {
-                    tracing::error!(%error, "the log writer stops");
-                    self.shared.set_failed(error.clone());
-                    return ControlFlow::Break(Err(error));
-                }
+                self.commit(items, most_bytes)
             }
             Err(RecvTimeoutError::Timeout) => self.close_if_due(),
             Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(Ok(())),
+        };
+        match done {
+            Err(error @ AppendError::Failed { .. }) => {
+                tracing::error!(%error, "the log writer stops");
+                self.shared.set_failed(error.clone());
+                ControlFlow::Break(Err(error))
+            }
+            // What went wrong was said where it was found; the log is sound.
+            _ => ControlFlow::Continue(()),
         }
-        ControlFlow::Continue(())
     }
 
     fn prepare_spare(&self) {
@@ -131,11 +136,8 @@ impl Writer {
     /// Closes a segment that is old enough. In a full log any: that there is
     /// room again has to be found out without an append, or nobody who asks
     /// first would ever send one.
-    fn close_if_due(&mut self) {
-        if self.shared.full().is_some() || self.until_due().is_zero() {
-            // What went wrong is said where it is found, and tried again.
-            let _ = self.close();
-        }
+    fn close_if_due(&mut self) -> Result<(), AppendError> {
+        if self.shared.full().is_some() || self.until_due().is_zero() { self.close() } else { Ok(()) }
     }
 
     /// Takes what else is waiting, up to the size of a group. Gives what it
@@ -163,8 +165,7 @@ impl Writer {
     }
 
     /// Decides what of `items` is new, writes and syncs that, then answers
-    /// them. Refusals that leave the log sound are answered here; an error
-    /// means the log can't go on.
+    /// them.
     fn commit(&mut self, items: Vec<Item>, most_bytes: usize) -> Result<(), AppendError> {
         // Before anything is decided: the next segment begins with what is
         // settled.
@@ -172,7 +173,7 @@ impl Writer {
             && let Err(error) = self.open_next()
         {
             items.into_iter().for_each(|item| item.refuse(&error));
-            return Ok(());
+            return Err(error);
         }
         let group = Group::decide(items, &mut self.producers);
         self.table.clear();
@@ -189,7 +190,7 @@ impl Writer {
             Err(error) => {
                 self.producers.undo();
                 group.refuse(&error);
-                if matches!(error, AppendError::Full { .. }) { Ok(()) } else { Err(error) }
+                Err(error)
             }
         }
     }
@@ -241,8 +242,12 @@ impl Writer {
     fn open_next(&mut self) -> Result<(), AppendError> {
         let header = FileHeader::new((self.draw_id)(), self.next_offset, (self.clock)());
         let first = first_batch(&header, &self.producers);
-        let next = self.spares.take(header, &first).map_err(|e| self.full(&e))?;
+        let next = self.spares.take(header, &first).map_err(|error| match error {
+            TakeError::NotTaken(e) => self.full(&e),
+            TakeError::InDoubt { path, source } => AppendError::failed("fsync of the folder", &path, &source),
+        })?;
         self.not_full();
+        self.active.close(self.next_offset);
         self.active = Arc::new(next);
         self.position = self.active.proven();
         self.first_append_ms = None;

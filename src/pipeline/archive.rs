@@ -193,10 +193,15 @@ impl Archive {
                     .adopted()
                     .map_err(|source| ArchiveError::Dictionary { base, source })?,
             };
-            segment::seal_with(from.batches(), header, &settings, dictionary.as_deref(), time_of, &to)
-                .map_err(|source| ArchiveError::Seal { base, source })
+            match segment::seal_with(from.batches(), header, &settings, dictionary.as_deref(), time_of, &to) {
+                // All of it was lost. It would be tried for ever.
+                Err(SealError::Empty) => Ok(None),
+                sealed => sealed.map(Some).map_err(|source| ArchiveError::Seal { base, source }),
+            }
         };
-        let sealed = self.cpu.run(seal).await?;
+        let Some(sealed) = self.cpu.run(seal).await? else {
+            return self.sealer.put_aside(raw).map_err(|source| ArchiveError::Io { base, source });
+        };
         let reader =
             segment::Reader::open(&path).map_err(|source| ArchiveError::ReadBack { base, source })?;
         let object_digest = hex(&sealed.object_digest);

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use thalweg::{
     clock,
     frame::put_frame,
-    log::{Cursor, Log, LogReader, OpenError, Recovery, Settings},
+    log::{Cursor, Damage, Log, LogReader, OpenError, Recovery, Settings},
     units::{ByteSize, Period},
 };
 
@@ -205,10 +205,34 @@ async fn a_closed_segment_that_lost_its_end_says_which_offsets_are_gone() {
     overwrite(&file, positions[9], &[0; 8]);
 
     let (log, recovery) = open(root.path(), &settings(1_200));
-    assert_eq!(recovery.end_offset, 12);
-    let damage = &recovery.damage[0];
-    assert_eq!((damage.first_offset, damage.next_offset), (8, 10));
+    assert_eq!(recovery, Recovery { end_offset: 12, ..Recovery::default() });
     assert_eq!(read_all(&log.reader(), 0, 1), [expected(0, 8), expected(10, 12)].concat());
+    let damage = log.reader().damage();
+    let lost: Vec<_> = damage.iter().map(|d| (d.first_offset, d.next_offset, d.from)).collect();
+    assert_eq!(lost, [(8, 10, positions[8])], "found by reading");
+}
+
+#[tokio::test]
+async fn only_the_last_segment_is_scanned_when_a_log_is_opened() {
+    let root = tempfile::tempdir().unwrap();
+    let (log, _) = open(root.path(), &settings(1_200));
+    for n in 0..3 {
+        append(&log, n * 10, n * 10 + 10).await;
+        log.writer().close_segment().await.unwrap();
+    }
+    append(&log, 30, 32).await;
+    log.shut_down();
+    let files = raw_files(root.path());
+    overwrite(&files[1], batch_positions(&files[1])[4] + 44, &[0xee; 2]);
+    overwrite(&files[3], batch_positions(&files[3])[0] + 44, &[0xee; 2]);
+
+    let (log, recovery) = open(root.path(), &settings(1_200));
+    let lost = |damage: &[Damage]| damage.iter().map(|d| (d.first_offset, d.next_offset)).collect::<Vec<_>>();
+    assert_eq!(lost(&recovery.damage), [(30, 31)]);
+    assert_eq!(lost(&log.reader().damage()), [(30, 31)]);
+    let kept = [expected(0, 14), expected(15, 30), expected(31, 32)].concat();
+    assert_eq!(read_all(&log.reader(), 0, 1 << 20), kept);
+    assert_eq!(lost(&log.reader().damage()), [(14, 15), (30, 31)]);
 }
 
 #[tokio::test]
@@ -225,6 +249,9 @@ async fn a_file_that_is_no_segment_is_put_aside_and_work_goes_on() {
     assert!(recovery.quarantined[0].exists());
     append(&log, 6, 8).await;
     assert_eq!(read_all(&log.reader(), 0, 1), expected(5, 8));
+    log.shut_down();
+    let (_, again) = open(root.path(), &settings(1_200));
+    assert_eq!(again, Recovery { end_offset: 8, ..recovery }, "it is said until someone deals with it");
 }
 
 #[tokio::test]

@@ -147,7 +147,7 @@ impl Scope {
                 sealed(self.folder.sealed(base), Some(base), expected)
             }
             Target::File(path) => sealed(path, None, None),
-            Target::Raw(base) => Ok(self.raw(base)),
+            Target::Raw(base) => self.raw(base),
             Target::Unreadable(path) => Ok(broken(
                 path,
                 None,
@@ -158,14 +158,18 @@ impl Scope {
         }
     }
 
-    /// What opening the log found in a segment that is not sealed.
-    fn raw(&self, base: u64) -> Found {
+    /// What is wrong with a segment that is not sealed.
+    fn raw(&self, base: u64) -> Result<Found> {
         let path = self.folder.raw(base);
-        let damage: Vec<_> = self.recovery.damage.iter().filter(|d| d.path == path).map(raw_damage).collect();
+        let damage = match self.reader.segments().get(&base) {
+            Some(Segment::Raw(raw)) => raw.prove()?,
+            _ => Vec::new(),
+        };
+        let damage: Vec<_> = damage.iter().map(raw_damage).collect();
         let lost: u64 = damage.iter().filter_map(|wrong| wrong.records_lost).sum();
         let next = self.reader.segments().range(base + 1..).next().map(|(next, _)| *next);
         let end = next.unwrap_or_else(|| self.reader.end_offset());
-        Found {
+        Ok(Found {
             file: path,
             base_offset: Some(base),
             state: super::raw_state(&self.reader, base),
@@ -175,7 +179,7 @@ impl Scope {
             content_digest: None,
             in_catalog: false,
             damage,
-        }
+        })
     }
 }
 

@@ -102,7 +102,7 @@ impl Name {
     }
 
     /// What was found, and a table that shows it better than one row a case.
-    fn run(&self, options: &Options) -> Result<(Vec<Case>, Option<Vec<Vec<String>>>)> {
+    fn run(&self, options: &Options) -> Result<(Vec<Case>, Option<Table>)> {
         let cases = match self {
             Self::Stages => bench::stages(options),
             Self::Quality { data, reference, sweep, only } => {
@@ -119,7 +119,7 @@ impl Name {
             Self::Segment => bench::segment(options),
             Self::Dictionaries { data, levels } => {
                 let grid = Grid { data: data.clone(), levels: levels.clone() };
-                let (cases, table): Table = bench::dictionaries(options, &grid)?;
+                let (cases, table) = bench::dictionaries(options, &grid)?;
                 return Ok((cases, Some(table)));
             }
             Self::Embed => bench::embed(options),

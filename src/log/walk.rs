@@ -280,7 +280,7 @@ mod tests {
 
     fn batch(id: &SegmentId, base_offset: u64, frames: Vec<u8>) -> Vec<u8> {
         let frames = Bytes::from(frames);
-        [&batch_header(id, base_offset, 5, 1, b"", &[frames.clone()])[..], &frames].concat()
+        [&batch_header(id, base_offset, 5, 1, b"", std::slice::from_ref(&frames))[..], &frames].concat()
     }
 
     /// Headers that could be true, each of which claims all that follows it.

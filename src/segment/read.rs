@@ -48,7 +48,7 @@ pub enum ReadError {
         /// The file.
         path: PathBuf,
         /// Which dictionary, and where it was looked for.
-        source: LoadError,
+        source: Box<LoadError>,
     },
     /// One block is damaged; the others can be read.
     #[error(
@@ -263,7 +263,7 @@ pub(super) fn dictionary_of(path: &Path, info: &SegmentInfo) -> Result<Option<Ar
     info.dictionary
         .map(load)
         .transpose()
-        .map_err(|source| ReadError::Dictionary { path: path.to_owned(), source })
+        .map_err(|source| ReadError::Dictionary { path: path.to_owned(), source: Box::new(source) })
 }
 
 /// Batches of a segment, in order. See [`Reader::batches_from`].

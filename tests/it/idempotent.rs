@@ -242,12 +242,10 @@ async fn where_a_producer_is_outlives_rotation_sealing_and_crashes() {
 async fn the_producer_whose_last_frame_is_longest_ago_is_forgotten() {
     let site = Site::new(&format!("{TCP}[log]\nmax_producers = 3\n"));
     let mut daemon = site.start();
-    let mut n = 0;
-    for name in ["a", "b", "c", "a", "d"] {
+    for (n, name) in (0..).zip(["a", "b", "c", "a", "d"]) {
         let (mut producer, _) = Producer::named(daemon.tcp(), name, Some(0), None).await;
         producer.send(&records(n..n + 1)).await;
         producer.finish().await;
-        n += 1;
     }
     for _ in 0..2 {
         for (name, known) in [("a", 2), ("c", 1), ("d", 1)] {

@@ -272,12 +272,19 @@ impl Disk {
         }
     }
 
-    /// Flips one bit of what the disk has in `path` at `at`.
+    /// Flips one bit of `path` at `at`, for good: of what the disk has and of
+    /// what is on its way there.
     pub fn flip(&self, path: &Path, at: u64, bit: u8) {
         let state = &mut *self.state();
         let node = &mut state.nodes[state.seen.files[path]];
-        node.seen[at as usize] ^= 1 << bit;
-        node.durable[at as usize] ^= 1 << bit;
+        let (at, flipped) = (at as usize, 1 << bit);
+        node.seen[at] ^= flipped;
+        node.durable[at] ^= flipped;
+        for (content, _) in node.dirty.get_mut(&(at / SECTOR)).into_iter().flatten() {
+            if let Some(byte) = content.get_mut(at % SECTOR) {
+                *byte ^= flipped;
+            }
+        }
     }
 
     /// The medium no longer gives back the page of `path` that holds `at`:

@@ -166,10 +166,10 @@ impl<'a> World<'a> {
         life.run(&self.disk);
         let mut one_is_missing = false;
         for (serials, answer) in waiting {
-            let settled = self.hear_numbered(&serials, answer, one_is_missing);
-            one_is_missing |= !settled;
-            if !one_is_missing {
-                self.producers[producer].unanswered.pop_front();
+            if self.hear_numbered(&serials, answer, one_is_missing) {
+                self.producers[producer].unanswered.retain(|append| append.serials != serials);
+            } else {
+                one_is_missing |= !self.oracle.is_shown(&serials);
             }
         }
     }
@@ -285,7 +285,7 @@ impl Life {
     /// Serves all that was sent.
     fn run(&mut self, disk: &Disk) {
         let Ready { writer, handle, .. } = &mut self.ready;
-        while !self.failed && !(handle.requests.is_empty() && writer.waiting.is_empty()) {
+        while !(self.failed || handle.requests.is_empty() && writer.waiting.is_empty()) {
             let was_down = disk.is_down();
             if let ControlFlow::Break(ended) = writer.step(Duration::ZERO) {
                 assert!(ended.is_err(), "the writer ends before its handles");

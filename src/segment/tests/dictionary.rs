@@ -133,7 +133,8 @@ fn a_missing_dictionary_is_named_is_no_damage_and_may_come_back() {
         let text = error.to_string();
         assert!(text.contains(&dictionary.identity().hex()), "{text}");
         assert!(text.contains(&library.folder().display().to_string()), "{text}");
-        assert!(matches!(error, ReadError::Dictionary { source: LoadError::Missing { .. }, .. }));
+        let ReadError::Dictionary { source, .. } = error else { panic!("{error}") };
+        assert!(matches!(*source, LoadError::Missing { .. }));
     }
     fs::rename(&hidden, library.path(&digest)).unwrap();
     assert_eq!(reader.frame(5).unwrap().unwrap(), message(5));
@@ -147,7 +148,8 @@ fn a_wrong_dictionary_is_refused() {
     let library = Library::of_segments(dir.path());
     fs::write(library.path(&dictionary.identity().digest), other.bytes()).unwrap();
     let error = Reader::open(&path).unwrap().read_block(0).unwrap_err();
-    assert!(matches!(error, ReadError::Dictionary { source: LoadError::Altered { .. }, .. }), "{error}");
+    let ReadError::Dictionary { source, .. } = &error else { panic!("{error}") };
+    assert!(matches!(**source, LoadError::Altered { .. }), "{source}");
     assert!(error.to_string().contains(&other.identity().hex()), "{error}");
 }
 

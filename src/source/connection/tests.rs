@@ -105,7 +105,8 @@ async fn frames_that_become_durable_together_have_one_ack() {
     let mut all = Vec::new();
     let serving = serve(read, write, &origin, ingest, &sessions);
     let (served, read) = tokio::join!(serving, there.read_to_end(&mut all));
-    (served.unwrap(), read.unwrap());
+    served.unwrap();
+    read.unwrap();
     let (frames, answers) = answered(&all);
     assert_eq!(frames, 10_000);
     assert!(answers <= 10, "{answers} answers");

@@ -161,6 +161,19 @@ impl Artifacts {
         self.register(digest.to_owned(), location, size, what).await
     }
 
+    /// As [`Self::put_file`], in the place of whatever the object store has
+    /// under that name.
+    pub async fn put_file_again(
+        &self,
+        path: &Path,
+        digest: &str,
+        what: Description<'_>,
+    ) -> Result<String, ArtifactError> {
+        let location = location(&what, digest);
+        let size = self.upload(path, &location).await?;
+        self.register(digest.to_owned(), location, size, what).await
+    }
+
     async fn upload(&self, path: &Path, location: &Location) -> Result<u64, ArtifactError> {
         let at = |source| ArtifactError::Objects { location: location.to_string(), source };
         let failed = |source| ArtifactError::File { path: path.display().to_string(), source };
@@ -218,29 +231,67 @@ impl Artifacts {
 
     /// Reads the object of `row` whole and compares its digest.
     pub async fn verify(&self, row: &ArtifactRow) -> Result<Verified, ArtifactError> {
-        let found = match self.objects.get(&Location::from(row.location.as_str())).await {
+        self.verify_object(&row.location, &row.digest).await
+    }
+
+    /// Reads the object at `location` whole and compares its digest.
+    pub async fn verify_object(&self, location: &str, digest: &str) -> Result<Verified, ArtifactError> {
+        let at = |source| ArtifactError::Objects { location: location.to_owned(), source };
+        let found = match self.objects.get(&Location::from(location)).await {
             Err(object_store::Error::NotFound { .. }) => return Ok(Verified::Missing),
-            Err(source) => return Err(ArtifactError::Objects { location: row.location.clone(), source }),
+            Err(source) => return Err(at(source)),
             Ok(object) => object
                 .into_stream()
                 .try_fold(Sha256::new(), async |hash, bytes| Ok(hash.chain_update(&bytes)))
                 .await
-                .map_err(|source| ArtifactError::Objects { location: row.location.clone(), source })?,
+                .map_err(at)?,
         };
         let found = hex(&found.finalize());
-        Ok(if found == row.digest { Verified::Intact } else { Verified::Altered { found } })
+        Ok(if found == digest { Verified::Intact } else { Verified::Altered { found } })
+    }
+
+    /// The objects of `kind`, with or without a row, as (location, digest):
+    /// their names say what their digest should be.
+    pub async fn objects(&self, kind: &str) -> Result<Vec<(String, String)>, ArtifactError> {
+        let at = |source| ArtifactError::Objects { location: kind.to_owned(), source };
+        let found: Vec<String> = self
+            .objects
+            .list(Some(&Location::from(kind)))
+            .map_ok(|meta| meta.location.to_string())
+            .try_collect()
+            .await
+            .map_err(at)?;
+        let digest = |location: &str| {
+            let (digest, _) = location.rsplit('/').next()?.split_once('.')?;
+            (digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit())).then(|| digest.to_owned())
+        };
+        Ok(found.into_iter().filter_map(|location| digest(&location).map(|d| (location, d))).collect())
+    }
+
+    /// Where an object of `kind` with this digest lies, if it is there.
+    pub fn location(kind: &str, digest: &str, extension: &str) -> String {
+        place(kind, digest, extension).to_string()
     }
 
     /// Reads the object of `row` whole, without comparing its digest.
     pub async fn bytes(&self, row: &ArtifactRow) -> Result<Bytes, ArtifactError> {
-        let at = |source| ArtifactError::Objects { location: row.location.clone(), source };
-        let object = self.objects.get(&Location::from(row.location.as_str())).await.map_err(at)?;
+        self.object(&row.location).await
+    }
+
+    async fn object(&self, location: &str) -> Result<Bytes, ArtifactError> {
+        let at = |source| ArtifactError::Objects { location: location.to_owned(), source };
+        let object = self.objects.get(&Location::from(location)).await.map_err(at)?;
         object.bytes().await.map_err(at)
     }
 
     /// Writes the object of `row` to the file `path`, durably.
     pub async fn fetch(&self, row: &ArtifactRow, path: &Path) -> Result<(), ArtifactError> {
-        let bytes = self.bytes(row).await?;
+        self.fetch_object(&row.location, path).await
+    }
+
+    /// Writes the object at `location` to the file `path`, durably.
+    pub async fn fetch_object(&self, location: &str, path: &Path) -> Result<(), ArtifactError> {
+        let bytes = self.object(location).await?;
         crate::durable::publish(path, |file| std::io::Write::write_all(file, &bytes))
             .map_err(|source| ArtifactError::File { path: path.display().to_string(), source })
     }
@@ -263,8 +314,12 @@ impl Artifacts {
 }
 
 fn location(what: &Description<'_>, digest: &str) -> Location {
+    place(what.kind, digest, what.extension)
+}
+
+fn place(kind: &str, digest: &str, extension: &str) -> Location {
     let (fan_out, _) = digest.split_at_checked(2).unwrap_or((digest, ""));
-    Location::from(format!("{}/sha256/{fan_out}/{digest}.{}", what.kind, what.extension))
+    Location::from(format!("{kind}/sha256/{fan_out}/{digest}.{extension}"))
 }
 
 /// Bytes in lower-case hex.

@@ -29,11 +29,19 @@ use crate::{
     config::{Format, Pipeline, Source},
     dataflow::{Cpu, Drained, Supervisor},
     dictionary::Library,
+    durable,
     embed::{self, Embedder},
-    log::{Directory, Log, Recovery},
+    log::{Directory, Log, Recovery, segment_name},
     pipeline::{
-        Ingest, archive::Archive, derive::Derive, deriver::Deriver, dictionaries::Dictionaries,
-        progress::Progress, search::Searcher,
+        Ingest,
+        archive::Archive,
+        damage::DamageRegister,
+        derive::Derive,
+        deriver::Deriver,
+        dictionaries::Dictionaries,
+        progress::Progress,
+        search::Searcher,
+        survey::{Remembered, survey},
     },
     source::{
         file::{self, Content, Files},
@@ -167,6 +175,7 @@ pub fn archive_of(
     pipeline: &Pipeline,
     store: &Store,
     artifacts: &Artifacts,
+    damage: &Arc<DamageRegister>,
     clock: Clock,
 ) -> Result<Archive> {
     Ok(Archive {
@@ -176,12 +185,50 @@ pub fn archive_of(
         settings: pipeline.segment.clone(),
         artifacts: artifacts.clone(),
         store: store.clone(),
+        damage: damage.clone(),
         clock,
         cpu: Cpu::background()?,
     })
 }
 
-/// Opens the log of `pipeline` for writing and reports what recovery found.
+/// What the store remembers of the stream of `pipeline`.
+pub async fn remembered(pipeline: &Pipeline, store: &Store) -> Result<Remembered> {
+    let checkpoint = store.counts(&pipeline.name, &pipeline.stream).await?;
+    Ok(Remembered {
+        segments: store.segments(&pipeline.stream).await?,
+        damage: store.damage(&pipeline.stream).await?,
+        start_offset: checkpoint.map(|checkpoint| checkpoint.start_offset),
+    })
+}
+
+/// Opens the log of `pipeline` for writing, after every offset that `store`
+/// knows to have been given, and reports what is damaged.
+pub async fn open_log_of(
+    pipeline: &Pipeline,
+    store: &Store,
+    clock: Clock,
+) -> Result<(Log, Arc<DamageRegister>)> {
+    let remembered = remembered(pipeline, store).await?;
+    let checkpoint = store.counts(&pipeline.name, &pipeline.stream).await?;
+    let known = remembered.end_offset(checkpoint.map_or(0, |checkpoint| checkpoint.next_offset));
+    let (log, recovery) = open_log_after(pipeline, clock.clone(), known)?;
+    let folder = Directory::of_stream(&log_root(pipeline), &pipeline.stream).path().to_owned();
+    // Left by a crash while sealing; the log has its lock, and seals nothing
+    // yet.
+    for path in durable::sweep_temporaries_of(&folder, |name| segment_name(name).is_some())? {
+        tracing::info!(file = %path.display(), "removed what a crash left unfinished");
+    }
+    let found = survey(&log.reader(), &folder, &recovery, &remembered, clock())?;
+    let register = DamageRegister::open(store.clone(), log.reader(), folder, clock).await?;
+    register.report(found).await;
+    let open = register.open_damage().len();
+    if open > 0 {
+        tracing::warn!(open, "the log has damage that `thalweg segments repair` has not seen to");
+    }
+    Ok((log, Arc::new(register)))
+}
+
+/// Opens the log of `pipeline` for writing and says what recovery put aside.
 pub fn open_log(pipeline: &Pipeline, clock: Clock) -> Result<(Log, Recovery)> {
     open_log_after(pipeline, clock, 0)
 }
@@ -197,9 +244,6 @@ pub fn open_log_after(pipeline: &Pipeline, clock: Clock, known: u64) -> Result<(
 
 fn report_recovery(stream: &str, recovery: &Recovery) {
     tracing::info!(stream, end_offset = recovery.end_offset, "log recovered");
-    for damage in &recovery.damage {
-        damage.report(stream);
-    }
     for file in &recovery.quarantined {
         tracing::error!(stream, file = %file.display(), "a segment file could not be read and was put aside");
     }
@@ -242,6 +286,7 @@ struct Daemon {
     workers: Supervisor,
     abandon: CancellationToken,
     closing: CancellationToken,
+    damage: Arc<DamageRegister>,
 }
 
 impl Daemon {
@@ -256,9 +301,7 @@ impl Daemon {
         let pipeline = bench.pipeline.clone();
         tracing::info!(space = %bench.embedder.space(), "embedding space");
         keep_model_description(&bench).await?;
-        let derived = bench.store.counts(&pipeline.name, &pipeline.stream).await?;
-        let known = derived.map_or(0, |checkpoint| checkpoint.next_offset);
-        let (log, _) = open_log_after(&pipeline, clock.clone(), known)?;
+        let (log, damage) = open_log_of(&pipeline, &bench.store, clock.clone()).await?;
         let start = log.reader().start_offset();
         let lease = bench.store.acquire(&pipeline.name, &pipeline.stream, start, clock()).await?;
         let progress = Arc::new(Progress::new(lease.checkpoint()));
@@ -298,6 +341,7 @@ impl Daemon {
             progress,
             closing,
             log,
+            damage,
             bench,
         };
         daemon.start_workers(lease, &batch_tag, clock)?;
@@ -310,8 +354,8 @@ impl Daemon {
 
     fn start_workers(&mut self, lease: Lease, batch_tag: &str, clock: Clock) -> Result<()> {
         let pipeline = &self.bench.pipeline;
-        let archive =
-            archive_of(&self.log, pipeline, &self.bench.store, &self.bench.artifacts, clock.clone())?;
+        let (store, artifacts) = (&self.bench.store, &self.bench.artifacts);
+        let archive = archive_of(&self.log, pipeline, store, artifacts, &self.damage, clock.clone())?;
         let derive = Derive {
             log: self.log.reader(),
             deriver: self.bench.deriver(),
@@ -321,6 +365,7 @@ impl Daemon {
             batch_tag: batch_tag.to_owned(),
             config_digest: pipeline.digest(),
             progress: self.progress.clone(),
+            damage: self.damage.clone(),
             clock,
         };
         let stop = self.workers.stop_token();
@@ -349,6 +394,7 @@ impl Daemon {
             log: self.log.reader(),
             searcher: self.bench.searcher(),
             progress: self.progress.clone(),
+            damage: self.damage.clone(),
             metrics,
             cpu: self.bench.cpu.clone(),
             closing: self.closing.clone(),

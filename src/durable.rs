@@ -74,11 +74,20 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// If `dir` cannot be read or synced, or a temporary cannot be removed.
 pub fn sweep_temporaries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    sweep_temporaries_of(dir, |_| true)
+}
+
+/// As [`sweep_temporaries`], only of files whose final name `is_mine`.
+///
+/// # Errors
+/// As [`sweep_temporaries`].
+pub fn sweep_temporaries_of(dir: &Path, is_mine: impl Fn(&str) -> bool) -> io::Result<Vec<PathBuf>> {
     let mut swept = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let is_temporary = entry.file_name().as_encoded_bytes().ends_with(TEMPORARY_SUFFIX.as_bytes());
-        if is_temporary && entry.file_type()?.is_file() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_temporary && is_mine(final_name(&name)) && entry.file_type()?.is_file() {
             fs::remove_file(entry.path())?;
             swept.push(entry.path());
         }
@@ -87,6 +96,13 @@ pub fn sweep_temporaries(dir: &Path) -> io::Result<Vec<PathBuf>> {
         sync_dir(dir)?;
     }
     Ok(swept)
+}
+
+/// The name that a temporary would have been given: without its last two
+/// parts.
+fn final_name(temporary: &str) -> &str {
+    let name = temporary.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(temporary);
+    name.rsplit_once('.').map_or(name, |(name, _attempt)| name)
 }
 
 /// A new file beside `path`. Names are unique per process and attempt, so two
@@ -200,6 +216,11 @@ mod tests {
         let swept = sweep_temporaries(dir.path()).unwrap();
         assert_eq!(swept, [dir.path().join("a.seg.zst.7-0.tmp")]);
         assert_eq!(names(dir.path()), ["a.seg.zst", "kept.tmp", "tmp"]);
+        for name in ["a.seg.zst.7-0.tmp", "spare.tmp"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let swept = sweep_temporaries_of(dir.path(), |name| name == "a.seg.zst").unwrap();
+        assert_eq!(swept, [dir.path().join("a.seg.zst.7-0.tmp")]);
     }
 
     #[test]

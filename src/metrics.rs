@@ -31,14 +31,13 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!("log_appends_total", "Appends in those groups.");
     describe_counter!("log_bytes_total", "Bytes of frames appended.");
     describe_histogram!("log_fsync_seconds", "Time of one fsync of the log.");
-    describe_counter!(
-        "log_damaged_offsets_total",
-        "Offsets found lost to damage, by recovery or by reading."
-    );
     describe_counter!("segments_sealed_total", "Segments sealed.");
     describe_counter!("segments_plain_bytes_total", "Bytes of frames in sealed segments.");
     describe_counter!("segments_object_bytes_total", "Bytes of sealed segments.");
     describe_histogram!("segment_seal_seconds", "Time to seal, keep and enter one segment.");
+    describe_counter!("damage_found_total", "Damage found in the log's files since the start, by kind.");
+    describe_gauge!("damage_open", "Damage in the log's files that `segments repair` has not seen to.");
+    describe_gauge!("damage_lost_records", "Offsets of the log that cannot be read, repaired or not.");
     describe_counter!("derive_records_total", "Records derived, by outcome.");
     describe_gauge!("derive_lag_records", "Durable records that are not derived yet.");
     describe_gauge!("fallback_fraction", "Share of indexed records stored without a vector.");
@@ -108,17 +107,25 @@ pub fn log_group(fsync: Duration, appends: usize, bytes: usize) {
     counter!("log_bytes_total").increment(bytes as u64);
 }
 
-/// Offsets that are lost to damage.
-pub fn log_damaged(offsets: u64) {
-    counter!("log_damaged_offsets_total").increment(offsets);
-}
-
 /// A segment sealed, kept and entered.
 pub fn segment_sealed(took: Duration, plain_bytes: u64, object_bytes: u64) {
     histogram!("segment_seal_seconds").record(took);
     counter!("segments_sealed_total").increment(1);
     counter!("segments_plain_bytes_total").increment(plain_bytes);
     counter!("segments_object_bytes_total").increment(object_bytes);
+}
+
+/// Damage of a kind was found in a file of the log.
+pub fn damage_found(kind: &'static str) {
+    counter!("damage_found_total", "kind" => kind).increment(1);
+}
+
+/// How much damage is open, and how many offsets cannot be read.
+pub fn damage_state(open: usize, lost: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    gauge!("damage_lost_records").set(lost as f64);
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    gauge!("damage_open").set(open as f64);
 }
 
 /// Texts embedded in one call.

@@ -30,7 +30,7 @@ use crate::{
     dataflow::Cpu,
     log::LogReader,
     metrics,
-    pipeline::{Ingest, progress::Progress, search::Searcher},
+    pipeline::{Ingest, damage::DamageRegister, progress::Progress, search::Searcher},
 };
 
 /// What the handlers need of a running pipeline.
@@ -53,6 +53,8 @@ pub struct Parts {
     pub searcher: Searcher,
     /// Where the pipeline stands.
     pub progress: Arc<Progress>,
+    /// What is damaged in the log.
+    pub damage: Arc<DamageRegister>,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
     /// Where JSON is turned into frames.

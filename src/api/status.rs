@@ -97,11 +97,15 @@ pub(super) async fn live() -> impl IntoResponse {
 
 pub(super) async fn ready(State(api): Shared) -> impl IntoResponse {
     let reasons = api.not_ready();
-    let (code, status) = match reasons.is_empty() {
-        true => (StatusCode::OK, "ready"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    let damage = api.damage.open_damage();
+    // What is damaged is lost or not whether frames are sent here or not; so
+    // damage alone keeps nobody from sending.
+    let (code, status) = match (reasons.is_empty(), damage.is_empty()) {
+        (true, true) => (StatusCode::OK, "ready"),
+        (true, false) => (StatusCode::OK, "degraded"),
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
     };
-    (code, Json(json!({"status": status, "reasons": reasons})))
+    (code, Json(json!({"status": status, "reasons": reasons, "damage": damage})))
 }
 
 pub(super) async fn metrics(State(api): Shared) -> Result<String, Problem> {

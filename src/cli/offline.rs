@@ -3,10 +3,12 @@
 use anyhow::{Result, bail};
 
 use crate::{
+    clock,
     config::Pipeline,
-    daemon::{log_root, open_store},
+    daemon::{log_root, open_store, remembered},
     log::{Directory, LogReader, Recovery},
-    store::Store,
+    pipeline::survey::{Remembered, survey},
+    store::{Damage, Store},
 };
 
 /// The store of `pipeline`, if it was ever made. Nothing is created.
@@ -29,6 +31,25 @@ pub async fn store(pipeline: &Pipeline) -> Result<Store> {
             pipeline.data_dir.display()
         ),
     }
+}
+
+/// Everything that is damaged in the log or was ever lost of it, in the order
+/// of offsets: what is remembered, and what is seen now.
+pub async fn damage(
+    pipeline: &Pipeline,
+    log: &LogReader,
+    recovery: &Recovery,
+    store: Option<&Store>,
+) -> Result<Vec<Damage>> {
+    let remembered = match store {
+        Some(store) => remembered(pipeline, store).await?,
+        None => Remembered::default(),
+    };
+    let folder = log_folder(pipeline);
+    let mut damage = survey(log, folder.path(), recovery, &remembered, clock::system_ms())?;
+    damage.extend(remembered.damage);
+    damage.sort_by_key(|damage| (damage.first_offset, damage.next_offset));
+    Ok(damage)
 }
 
 /// Folder of the stream of `pipeline`.

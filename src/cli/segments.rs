@@ -3,6 +3,7 @@
 mod cat;
 mod inspect;
 mod list;
+mod repair;
 mod seal;
 mod verify;
 
@@ -14,15 +15,16 @@ use clap::{Args, Subcommand};
 use super::{Output, PipelineFile};
 use crate::log::{LogReader, Segment};
 
-/// List, inspect, print, verify or seal segments of the log.
+/// List, inspect, print, verify, repair or seal segments of the log.
 ///
-/// All but `seal` only read, and work beside a running daemon.
+/// All but `repair` and `seal` only read, and work beside a running daemon.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thalweg segments list
   thalweg segments inspect 0 --json
   thalweg segments cat 0 --jsonl | jq .text
   thalweg segments verify
+  thalweg segments repair --dry-run
   thalweg segments seal -p pipelines/quickstart.toml")]
 pub struct Segments {
     #[command(subcommand)]
@@ -59,6 +61,25 @@ enum What {
         #[arg(value_name = "BASE|FILE")]
         targets: Vec<String>,
     },
+    /// Make the catalog agree with the files, and save what can be proven of
+    /// damaged ones; the daemon must not run
+    ///
+    /// Rows of segments are made again from files and objects. A damaged
+    /// segment is replaced by its intact copy in the object store; failing
+    /// that, every frame of it that can be proven goes into a new segment. The
+    /// damaged file is kept in quarantine/ in the folder of the stream. The
+    /// report says which offsets are lost; what is lost is remembered, shown by
+    /// `segments list`, and no longer held against the daemon's health. A
+    /// second run changes nothing.
+    ///
+    /// Exit codes: 0 everything is right now; 1 failed; 3 offsets are lost,
+    /// something cannot be judged or proven, or a dry run found something to
+    /// do.
+    Repair {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Close the active segment and archive everything that is closed; the
     /// daemon must not run
     Seal,
@@ -72,6 +93,7 @@ impl Segments {
             What::Inspect { base } => inspect::inspect(&pipeline, base, self.output),
             What::Cat { base, jsonl } => cat::cat(&pipeline, base, jsonl),
             What::Verify { targets } => super::block_on(verify::verify(&pipeline, &targets, self.output)),
+            What::Repair { dry_run } => super::block_on(repair::repair(&pipeline, dry_run, self.output)),
             What::Seal => super::block_on(seal::seal(pipeline, self.output)),
         }
     }

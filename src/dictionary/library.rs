@@ -87,9 +87,12 @@ impl Library {
         Self { segments: folder.to_owned() }
     }
 
-    /// Of the segment in the file at `path`.
+    /// Of the segment in the file at `path`: in the folder of its stream, or in
+    /// the quarantine there.
     pub fn beside(path: &Path) -> Self {
-        Self::of_segments(path.parent().unwrap_or(Path::new("")))
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let of_stream = if folder.ends_with("quarantine") { folder.parent() } else { None };
+        Self::of_segments(of_stream.unwrap_or(folder))
     }
 
     /// The folder of the dictionaries.

@@ -81,7 +81,7 @@ impl Directory {
 
     /// Puts a file out of the way without losing it, nor one of the same name
     /// that is there already. Returns where it is now.
-    pub(super) fn put_aside(&self, path: &Path) -> io::Result<PathBuf> {
+    pub fn put_aside(&self, path: &Path) -> io::Result<PathBuf> {
         let folder = self.quarantine();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         self.io.create_dir_all(&folder)?;
@@ -124,17 +124,28 @@ impl Directory {
     pub fn list(&self) -> io::Result<(Vec<u64>, Vec<u64>)> {
         let (mut raw, mut sealed) = (Vec::new(), Vec::new());
         for name in self.io.list(&self.path)? {
-            let base = |suffix: &str| name.strip_suffix(suffix)?.parse::<u64>().ok();
-            if let Some(base) = base(SEALED) {
-                sealed.push(base);
-            } else if let Some(base) = base(RAW) {
-                raw.push(base);
+            match segment_name(&name) {
+                Some((base, true)) => sealed.push(base),
+                Some((base, false)) => raw.push(base),
+                None => {}
             }
         }
         raw.sort_unstable();
         sealed.sort_unstable();
         Ok((raw, sealed))
     }
+}
+
+/// The first offset that a segment's file name says, and whether it says that
+/// the segment is sealed. Only names as [`Directory`] gives them: other files
+/// are nobody's segment.
+pub fn segment_name(name: &str) -> Option<(u64, bool)> {
+    let (base, sealed) = match name.strip_suffix(SEALED) {
+        Some(base) => (base, true),
+        None => (name.strip_suffix(RAW)?, false),
+    };
+    let canonical = base.len() == 20 && base.bytes().all(|b| b.is_ascii_digit());
+    canonical.then(|| base.parse().ok()).flatten().map(|base| (base, sealed))
 }
 
 /// The streams that have a folder under `root`.
@@ -153,4 +164,31 @@ pub fn streams(root: &Path) -> io::Result<Vec<String>> {
     }
     names.sort_unstable();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_twenty_digits_are_segments() {
+        assert_eq!(segment_name("00000000000000000007.log"), Some((7, false)));
+        assert_eq!(segment_name("18446744073709551615.seg.zst"), Some((u64::MAX, true)));
+        for name in ["7.log", "+0000000000000000007.log", "99999999999999999999.log", "spare", "a.log"] {
+            assert_eq!(segment_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_put_aside_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::of_stream(dir.path(), "s");
+        fs::create_dir(directory.path()).unwrap();
+        for (n, name) in ["0.log", "0.log.1", "0.log.2"].iter().enumerate() {
+            fs::write(directory.path().join("0.log"), [n as u8]).unwrap();
+            let to = directory.put_aside(&directory.path().join("0.log")).unwrap();
+            assert_eq!(to, directory.quarantine().join(name));
+            assert_eq!(fs::read(to).unwrap(), [n as u8]);
+        }
+    }
 }

@@ -9,7 +9,7 @@
 //! | `OFFSET.log` | raw segment that starts at OFFSET; the highest is *active*, the others are closed and wait to be sealed |
 //! | `OFFSET.seg.zst` | sealed segment ([`crate::segment`]); replaces the raw one |
 //! | `spare` | a zeroed or recycled file for the next segment |
-//! | `quarantine/` | files that cannot be read, or not wholly |
+//! | `quarantine/` | files that were damaged, as they were found |
 //!
 //! # A raw segment file
 //! Pre-allocated and written in place; integers big-endian.
@@ -56,6 +56,7 @@ mod producers;
 mod raw;
 mod reader;
 mod recovery;
+mod salvage;
 mod settings;
 #[cfg(test)]
 mod sim;
@@ -75,12 +76,13 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-pub use directory::{Directory, streams};
+pub use directory::{Directory, segment_name, streams};
 pub use format::SegmentId;
 pub use producers::{Claim, MAX_NAME_BYTES, Position, ProducerError};
 pub use raw::{Damage, RawFile, Scan};
 pub use reader::{Cursor, LogReader, ReadError};
 pub use recovery::{OpenError, Recovery};
+pub use salvage::{Proof, Salvage, Salvaged, salvage};
 pub use settings::Settings;
 pub use writer::DrawId;
 
@@ -474,11 +476,20 @@ impl Sealer {
         self.spares.recycle(raw)
     }
 
-    /// Puts aside a closed segment in which nothing could be read, so that
-    /// there is nothing to seal.
-    pub fn put_aside(&self, raw: Arc<RawFile>) -> std::io::Result<()> {
-        self.shared.keep_damage(&raw);
-        self.shared.remove(raw.base_offset());
-        self.spares.recycle(raw)
+    /// As [`Self::replace`] for a segment that is damaged: its file is put
+    /// aside. `sealed` is what could be proven of it, if anything could.
+    /// Returns where the file is.
+    pub fn set_aside(&self, raw: &RawFile, sealed: Option<segment::Reader>) -> std::io::Result<PathBuf> {
+        self.shared.keep_damage(raw);
+        // What could be proven may begin later than the file did.
+        let base = sealed.map(|sealed| {
+            let base = sealed.info().base_offset;
+            self.shared.insert(base, Segment::Sealed(Arc::new(sealed)));
+            base
+        });
+        if base != Some(raw.base_offset()) {
+            self.shared.remove(raw.base_offset());
+        }
+        self.spares.put_aside(raw.path())
     }
 }

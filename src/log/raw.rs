@@ -18,7 +18,7 @@ use super::{
     producers::Producers,
     walk::{Place, Walk},
 };
-use crate::{frame::FrameBatch, metrics};
+use crate::frame::FrameBatch;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -60,22 +60,6 @@ pub struct Damage {
     pub first_offset: u64,
     /// The offset after the last lost one.
     pub next_offset: u64,
-}
-
-impl Damage {
-    /// Says it to whoever keeps the machine.
-    pub fn report(&self, stream: &str) {
-        metrics::log_damaged(self.next_offset - self.first_offset);
-        tracing::error!(
-            stream,
-            file = %self.path.display(),
-            from_byte = self.from,
-            to_byte = self.to,
-            first_offset = self.first_offset,
-            next_offset = self.next_offset,
-            "the log is damaged before proven data; these offsets are lost, the rest is kept"
-        );
-    }
 }
 
 /// What a scan of a raw file found.
@@ -275,12 +259,10 @@ impl RawFile {
         })
     }
 
-    /// Notes damage and reports it if it is news.
+    /// Notes damage if it is news.
     fn note(&self, damage: Damage) {
         let mut known = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.iter().any(|other| other.from == damage.from) {
-            let stream = self.path.parent().and_then(Path::file_name).unwrap_or_default();
-            damage.report(&stream.to_string_lossy());
             known.push(damage);
             known.sort_unstable_by_key(|damage| damage.first_offset);
         }

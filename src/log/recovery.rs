@@ -135,7 +135,13 @@ impl Found {
                 }
                 Err(error) => {
                     tracing::error!(path = %path.display(), %error, "a sealed segment cannot be read");
-                    self.unreadable.insert(base, path);
+                    // Only what is damaged is moved: the others may be read
+                    // again by a newer build, or once the system lets us.
+                    if error.is_damage() {
+                        self.unreadable.insert(base, path);
+                    } else {
+                        self.report.quarantined.push(path);
+                    }
                 }
             }
         }
@@ -155,8 +161,11 @@ impl Found {
                 }
                 // Sealed by the daemon meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && access == Access::Read => {}
+                Err(error) if !names_the_file(&error) => return Err(error),
                 opened => {
-                    opened?;
+                    if let Err(error) = opened {
+                        tracing::error!(path = %path.display(), %error, "a segment cannot be read");
+                    }
                     self.unreadable.insert(base, path);
                 }
             }
@@ -264,9 +273,20 @@ impl Found {
     }
 }
 
+/// Whether an error is about this one file, and not about a process that has
+/// no room for more.
+fn names_the_file(error: &io::Error) -> bool {
+    const OUT_OF_MEMORY: i32 = 12;
+    const FILES_OPEN_EVERYWHERE: i32 = 23;
+    const FILES_OPEN_HERE: i32 = 24;
+    let exhausted = [OUT_OF_MEMORY, FILES_OPEN_EVERYWHERE, FILES_OPEN_HERE];
+    !error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
+        && error.kind() != io::ErrorKind::OutOfMemory
+}
+
 /// Where the batches end that the raw file at `path`, which has no header any
 /// more, claims to hold from `base` on.
-fn claimed_end(io: &dyn Io, base: u64, path: &Path) -> io::Result<u64> {
+pub(super) fn claimed_end(io: &dyn Io, base: u64, path: &Path) -> io::Result<u64> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if !name.contains(".log") {
         return Ok(base);
@@ -307,7 +327,7 @@ pub(super) fn recover(
     found.end_after_what_is_put_aside(directory).map_err(failed)?;
     found.lose_what_is_put_aside(directory.io());
     let end = found.report.end_offset;
-    if end < known && !(found.segments.is_empty() && found.report.quarantined.is_empty()) {
+    if end < known {
         found.lose(directory.io(), directory.path(), end..known);
     }
     let end_offset = found.report.end_offset;

@@ -7,7 +7,7 @@
 
 use std::{
     io::{self, IoSlice},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
 };
@@ -99,13 +99,18 @@ impl Spares {
         }
     }
 
+    /// Puts the file of a damaged segment aside.
+    pub fn put_aside(&self, path: &Path) -> io::Result<PathBuf> {
+        self.directory.put_aside(path)
+    }
+
     /// Keeps the file of a sealed segment as the next spare if nobody reads it
     /// any more and none is ready; deletes it otherwise. A damaged one is put
     /// aside: what is left of it may be wanted yet.
     pub fn recycle(&self, raw: Arc<RawFile>) -> io::Result<()> {
         let path = raw.path().to_owned();
         if !raw.damage().is_empty() {
-            return self.directory.put_aside(&path).map(drop);
+            return self.put_aside(&path).map(drop);
         }
         let same_size = raw.capacity() == self.bytes;
         let unread = Arc::into_inner(raw).is_some();

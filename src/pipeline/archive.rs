@@ -5,24 +5,33 @@
 //! segment (sealed again), a sealed one that the catalog lacks (entered at the
 //! next start), or an object without a row (put again, which finds it there).
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    catalog,
+    damage::DamageRegister,
     dictionaries::{Dictionaries, DictionariesError, trial::Training},
     progress::Progress,
+    survey::relative,
 };
 use crate::{
-    artifact::{ArtifactError, Artifacts, Description, hex},
+    artifact::{ArtifactError, Artifacts, hex},
     clock::Clock,
     dataflow::Cpu,
-    dictionary::{Library, LoadError, Verdict},
+    dictionary::{Dictionary, Library, LoadError, Verdict},
+    frame::{FrameBatch, PREFIX_BYTES},
     log::{LogReader, RawFile, Sealer, Segment},
     metrics,
     record::RecordRef,
-    segment::{self, DictionaryUse, SealError, SegmentHeader},
-    store::{SegmentRow, Store, StoreError},
+    segment::{self, DictionaryUse, SealError, Sealed, SegmentHeader},
+    store::{Damage, DamageKind, Store, StoreError},
 };
 
 /// Why a segment could not be archived. The raw segment stays until it is.
@@ -85,6 +94,8 @@ pub struct Archive {
     pub artifacts: Artifacts,
     /// The catalog.
     pub store: Store,
+    /// Where damage is reported.
+    pub damage: Arc<DamageRegister>,
     /// What time it is.
     pub clock: Clock,
     /// Seals in the background: nobody waits for it, and a producer that
@@ -138,11 +149,15 @@ impl Archive {
     /// catalog lacks. Returns how many segments it worked on.
     pub async fn archive_closed(&self) -> Result<usize, ArchiveError> {
         let mut done = self.enter_sealed().await?;
+        // One that cannot be sealed now holds up no other.
+        let mut failed = None;
         for raw in self.log.closed() {
-            self.seal(raw).await?;
-            done += 1;
+            match self.seal(raw).await {
+                Ok(()) => done += 1,
+                Err(error) => failed = Some(failed.unwrap_or(error)),
+            }
         }
-        Ok(done)
+        failed.map_or(Ok(done), Err)
     }
 
     /// Trains a dictionary if enough segments were sealed since the last time.
@@ -176,52 +191,78 @@ impl Archive {
         Ok(Some((trial.best.digest, trial.verdict == Verdict::Adopted)))
     }
 
+    /// Seals what can be proven of `raw`. One that is damaged is set aside and
+    /// reported, also if nothing of it can be proven: trying again would find
+    /// the same.
     async fn seal(&self, raw: Arc<RawFile>) -> Result<(), ArchiveError> {
         let base = raw.base_offset();
         let started = std::time::Instant::now();
-        let path = self.folder.join(format!("{base:020}.seg.zst"));
         let header = SegmentHeader {
             stream: self.log.stream().to_owned(),
             segment_id: *raw.id(),
             sealed_at_ms: (self.clock)(),
         };
-        let (settings, to, from) = (self.settings.clone(), path.clone(), raw.clone());
-        let seal = move || {
+        let next = self.log.segments().range(base + 1..).next().map_or(base, |(next, _)| *next);
+        let (settings, folder, from) = (self.settings.clone(), self.folder.clone(), raw.clone());
+        let seal = move || -> Result<_, LoadError> {
             let dictionary = match settings.dictionary {
                 DictionaryUse::Off => None,
-                DictionaryUse::Adopted => Library::beside(&to)
-                    .adopted()
-                    .map_err(|source| ArchiveError::Dictionary { base, source })?,
+                DictionaryUse::Adopted => Library::of_segments(&folder).adopted()?,
             };
-            match segment::seal_with(from.batches(), header, &settings, dictionary.as_deref(), time_of, &to) {
-                // All of it was lost. It would be tried for ever.
-                Err(SealError::Empty) => Ok(None),
-                sealed => sealed.map(Some).map_err(|source| ArchiveError::Seal { base, source }),
-            }
+            Ok(seal_provable(&from, next, header, &settings, dictionary.as_deref(), &folder))
         };
-        let Some(sealed) = self.cpu.run(seal).await? else {
-            return self.sealer.put_aside(raw).map_err(|source| ArchiveError::Io { base, source });
+        let sealed = self.cpu.run(seal).await;
+        let (sealed, gaps) = sealed.map_err(|source| ArchiveError::Dictionary { base, source })?;
+        let gaps = self.damage.unsettled(gaps);
+        let sealed = match sealed {
+            Ok(sealed) => Some(sealed),
+            Err(SealError::Empty) => None,
+            Err(source) => return Err(ArchiveError::Seal { base, source }),
         };
-        let reader =
-            segment::Reader::open(&path).map_err(|source| ArchiveError::ReadBack { base, source })?;
-        let object_digest = hex(&sealed.object_digest);
-        self.enter(&reader, &path, &object_digest).await?;
-        self.sealer.replace(raw, reader).map_err(|source| ArchiveError::Io { base, source })?;
-        metrics::segment_sealed(started.elapsed(), sealed.plain_bytes, sealed.object_bytes);
-        tracing::info!(
-            stream = sealed.stream,
-            base_offset = sealed.base_offset,
-            end_offset = sealed.end_offset,
-            plain_bytes = sealed.plain_bytes,
-            object_bytes = sealed.object_bytes,
-            content_digest = hex(&sealed.content_digest),
-            "segment sealed"
-        );
+        let mut reader = None;
+        if let Some(sealed) = &sealed {
+            let opened = segment::Reader::open(&sealed.path)
+                .map_err(|source| ArchiveError::ReadBack { base, source })?;
+            self.enter(&opened, &sealed.path, &hex(&sealed.object_digest)).await?;
+            reader = Some(opened);
+        }
+        match reader {
+            Some(reader) if gaps.is_empty() => self.sealer.replace(raw, reader),
+            reader => self.set_aside(&raw, reader, gaps).await,
+        }
+        .map_err(|source| ArchiveError::Io { base, source })?;
+        if let Some(sealed) = sealed {
+            metrics::segment_sealed(started.elapsed(), sealed.plain_bytes, sealed.object_bytes);
+            tracing::info!(
+                stream = sealed.stream,
+                base_offset = sealed.base_offset,
+                end_offset = sealed.end_offset,
+                plain_bytes = sealed.plain_bytes,
+                object_bytes = sealed.object_bytes,
+                content_digest = hex(&sealed.content_digest),
+                "segment sealed"
+            );
+        }
+        Ok(())
+    }
+
+    async fn set_aside(
+        &self,
+        raw: &RawFile,
+        sealed: Option<segment::Reader>,
+        gaps: Vec<Range<u64>>,
+    ) -> std::io::Result<()> {
+        let to = self.sealer.set_aside(raw, sealed)?;
+        let file = relative(&to, &self.folder);
+        let lost = |gap| {
+            self.damage.damage(file.clone(), DamageKind::Batches, gap, "set aside when it was to be sealed")
+        };
+        self.damage.report(gaps.into_iter().map(lost).collect()).await;
         Ok(())
     }
 
     /// Enters the sealed segments that the catalog lacks: those of a crash
-    /// between sealing and entering.
+    /// between sealing and entering. What is damaged is not entered.
     async fn enter_sealed(&self) -> Result<usize, ArchiveError> {
         let mut entered = 0;
         for (base, segment) in self.log.segments() {
@@ -231,14 +272,21 @@ impl Archive {
                 continue;
             }
             let path = self.folder.join(format!("{base:020}.seg.zst"));
+            let name = relative(&path, &self.folder);
+            if self.damage.open_damage().iter().any(|d| d.file == name && d.kind != DamageKind::Gap) {
+                continue;
+            }
             let file = path.clone();
-            let digest = tokio::task::spawn_blocking(move || file_digest(&file))
+            let report = tokio::task::spawn_blocking(move || segment::verify(&file, None))
                 .await
-                .map_err(std::io::Error::other)
-                .flatten()
-                .map_err(|source| ArchiveError::Io { base, source })?;
-            self.enter(&reader, &path, &digest).await?;
-            entered += 1;
+                .map_err(|e| ArchiveError::Io { base, source: std::io::Error::other(e) })?
+                .map_err(|source| ArchiveError::ReadBack { base, source })?;
+            if report.is_intact() {
+                self.enter(&reader, &path, &hex(&report.object_digest)).await?;
+                entered += 1;
+            } else {
+                self.damage.report(of_sealed(&self.damage, &name, base, &report)).await;
+            }
         }
         Ok(entered)
     }
@@ -246,58 +294,129 @@ impl Archive {
     async fn enter(
         &self,
         reader: &segment::Reader,
-        path: &std::path::Path,
+        path: &Path,
         object_digest: &str,
     ) -> Result<(), ArchiveError> {
-        let info = reader.info();
-        let name = format!("{}/{:020}", info.stream, info.base_offset);
-        let content_digest = hex(&info.content_digest);
-        let mut meta = serde_json::json!({
-            "stream": info.stream,
-            "base_offset": info.base_offset,
-            "end_offset": info.end_offset,
-            "records": info.records,
-            "content_digest": content_digest,
-        });
-        if let (Some(dictionary), Some(meta)) = (info.dictionary, meta.as_object_mut()) {
-            // What keeps the dictionary: `Store::dictionary_users`.
-            meta.insert("dictionary".into(), dictionary.hex().into());
-        }
-        let what = Description { kind: "segment", name, extension: "seg.zst", meta, now_ms: (self.clock)() };
-        let artifact = self.artifacts.put_file(path, object_digest, what).await?;
-        let row = SegmentRow {
-            stream: info.stream.clone(),
-            base_offset: info.base_offset,
-            end_offset: info.end_offset,
-            segment_id: hex(&info.segment_id),
-            records: info.records,
-            plain_bytes: info.plain_bytes,
-            object_bytes: info.object_bytes,
-            content_digest,
-            object_digest: object_digest.to_owned(),
-            first_time_ms: info.first_time_ms,
-            last_time_ms: info.last_time_ms,
-            sealed_at_ms: info.sealed_at_ms,
-            file: path.display().to_string(),
-            artifact: Some(artifact),
-        };
-        Ok(self.store.put_segment(&row).await?)
+        let what = catalog::description(reader.info(), (self.clock)());
+        self.artifacts.put_file(path, object_digest, what).await?;
+        Ok(self.store.put_segment(&catalog::row(reader.info(), path, object_digest)).await?)
     }
 }
 
+/// Seals the batches of `raw` that are whole, and says which offsets up to
+/// `next`, where the next segment begins, are in none of them. The file is
+/// named after the first offset it holds.
+fn seal_provable(
+    raw: &RawFile,
+    next: u64,
+    header: SegmentHeader,
+    settings: &segment::Settings,
+    dictionary: Option<&Dictionary>,
+    folder: &Path,
+) -> (Result<Sealed, SealError>, Vec<Range<u64>>) {
+    let mut found = Stretch { next: raw.base_offset(), gaps: Vec::new() };
+    let first = raw.batches().find_map(|batch| batch.ok().filter(is_whole));
+    let base = first.map_or(raw.base_offset(), |batch| batch.base_offset);
+    let path = folder.join(format!("{base:020}.seg.zst"));
+    let whole = raw.batches().filter(|batch| batch.as_ref().map_or(true, |batch| found.takes(batch)));
+    let sealed = segment::seal_with(whole, header, settings, dictionary, time_of, &path);
+    found.end(next);
+    (sealed, found.gaps)
+}
+
+/// Offsets as they are read, and those that were passed over.
+struct Stretch {
+    next: u64,
+    gaps: Vec<Range<u64>>,
+}
+
+impl Stretch {
+    /// Whether the batch can follow what was read; if so it was.
+    fn takes(&mut self, batch: &FrameBatch) -> bool {
+        let takes = batch.base_offset >= self.next && is_whole(batch);
+        if takes {
+            self.end(batch.base_offset);
+            self.next = batch.end_offset();
+        }
+        takes
+    }
+
+    fn end(&mut self, at: u64) {
+        if at > self.next {
+            self.gaps.push(self.next..at);
+            self.next = at;
+        }
+    }
+}
+
+/// Whether the batch holds exactly the frames it claims. Proven batches do,
+/// unless whoever wrote them erred; sealing them would fail for ever.
+pub(super) fn is_whole(batch: &FrameBatch) -> bool {
+    let payloads = batch.payloads().map(|(_, payload)| payload.len() + PREFIX_BYTES);
+    let (mut frames, mut bytes) = (0, 0);
+    for length in payloads {
+        frames += 1;
+        bytes += length;
+    }
+    frames == batch.count && bytes == batch.bytes.len()
+}
+
+/// What verifying the sealed segment `file`, which begins at `base`, found.
+pub(super) fn of_sealed(
+    register: &DamageRegister,
+    file: &str,
+    base: u64,
+    report: &segment::VerifyReport,
+) -> Vec<Damage> {
+    let one = |damage: &segment::Damage| {
+        let (kind, offsets) = match damage {
+            segment::Damage::Block { offsets: Some(offsets), records_lost: Some(1..), .. } => {
+                (DamageKind::Block, offsets.clone())
+            }
+            segment::Damage::Index { .. } => (DamageKind::Index, base..base),
+            _ => (DamageKind::Altered, base..base),
+        };
+        register.damage(file.to_owned(), kind, offsets, damage.to_string())
+    };
+    report.damage.iter().map(one).collect()
+}
+
 /// The record's own time, for the block index.
-fn time_of(payload: &[u8]) -> Option<i64> {
+pub(super) fn time_of(payload: &[u8]) -> Option<i64> {
     RecordRef::parse(payload).ok()?.ts_ms
 }
 
-fn file_digest(path: &std::path::Path) -> std::io::Result<String> {
-    use sha2::{Digest, Sha256};
-    let mut file = std::fs::File::open(path)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match std::io::Read::read(&mut file, &mut buffer)? {
-            0 => return Ok(hex(&hash.finalize())),
-            n => hash.update(buffer.get(..n).unwrap_or_default()),
-        }
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::frame::put_frame;
+
+    fn batch(base_offset: u64, count: u32) -> FrameBatch {
+        let mut bytes = BytesMut::new();
+        (0..count).for_each(|_| put_frame(&mut bytes, b"x"));
+        FrameBatch { base_offset, append_time_ms: 0, count, bytes: bytes.freeze() }
+    }
+
+    #[test]
+    fn what_no_batch_holds_is_a_gap_also_at_both_ends() {
+        let mut stretch = Stretch { next: 5, gaps: Vec::new() };
+        assert!(stretch.takes(&batch(7, 2)));
+        assert!(stretch.takes(&batch(9, 1)));
+        assert!(stretch.takes(&batch(20, 1)));
+        stretch.end(25);
+        assert_eq!(stretch.gaps, [5..7, 10..20, 21..25]);
+    }
+
+    #[test]
+    fn a_batch_that_goes_back_or_is_not_whole_is_passed_over() {
+        let mut stretch = Stretch { next: 5, gaps: Vec::new() };
+        assert!(!stretch.takes(&batch(4, 2)));
+        assert!(!stretch.takes(&FrameBatch { count: 3, ..batch(5, 2) }));
+        let cut = FrameBatch { bytes: batch(5, 2).bytes.slice(..9), ..batch(5, 2) };
+        assert!(!stretch.takes(&cut));
+        stretch.end(5);
+        assert!(stretch.gaps.is_empty() && stretch.takes(&batch(5, 2)));
     }
 }

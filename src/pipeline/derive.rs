@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
 
 use super::{
+    damage::DamageRegister,
     deriver::{Deriver, Frame, Judged},
     progress::Progress,
 };
@@ -81,6 +82,8 @@ pub struct Derive {
     pub config_digest: String,
     /// Where it is shown how far things are.
     pub progress: Arc<Progress>,
+    /// Where damage is reported.
+    pub damage: Arc<DamageRegister>,
     /// What time it is.
     pub clock: Clock,
 }
@@ -119,6 +122,7 @@ impl Derive {
             deriver: self.deriver.clone(),
             store: self.store.clone(),
             progress: self.progress.clone(),
+            damage: self.damage.clone(),
             cursor: Cursor::at(next),
             next,
             waiting: VecDeque::new(),
@@ -230,6 +234,7 @@ struct Reading {
     deriver: Deriver,
     store: Store,
     progress: Arc<Progress>,
+    damage: Arc<DamageRegister>,
     cursor: Cursor,
     /// The offset of the next batch.
     next: u64,
@@ -309,10 +314,15 @@ impl Reading {
     /// Damage is passed over and counted as lost; anything else may pass.
     async fn unreadable(&mut self, error: &ReadError) {
         tracing::error!(%error, "the log cannot be read here");
-        self.progress.trouble("log", error.to_string());
         match error.resume_at() {
-            Some(offset) => self.cursor = Cursor::at(offset),
-            None => tokio::time::sleep(Duration::from_secs(1)).await,
+            Some(offset) => {
+                self.damage.unreadable(error).await;
+                self.cursor = Cursor::at(offset);
+            }
+            None => {
+                self.progress.trouble("log", error.to_string());
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
         }
     }
 
@@ -336,6 +346,9 @@ impl Reading {
     async fn prepare(&mut self) -> Result<Prepared, DeriveError> {
         let (frames, from, lost) = self.take();
         let to = self.next;
+        if lost > 0 {
+            self.damage.passed_over(from..from + lost).await;
+        }
         let appended_ms = frames
             .chunk_by(|a, b| a.appended_ms == b.appended_ms)
             .filter_map(|run| Some((run.first()?.appended_ms, run.len() as u64)))

@@ -74,7 +74,42 @@ pub(super) fn locate(file: &File, file_len: u64) -> io::Result<Result<Located, I
     Ok(Err(error))
 }
 
+/// Finds an index near the end that `is_wanted`, and where its frame begins,
+/// also where the blocks do not end there: bytes were added or are gone before
+/// it.
+pub(super) fn locate_displaced(
+    file: &File,
+    file_len: u64,
+    is_wanted: impl Fn(&Index) -> bool,
+) -> io::Result<Option<(Index, u64)>> {
+    let from = file_len.saturating_sub(SEARCH_BYTES);
+    let tail = read_at(file, from, (file_len - from) as usize)?;
+    let trailers = memchr::memmem::rfind_iter(&tail, &TRAILER_MAGIC).take(SEARCH_CANDIDATES);
+    for at in trailers {
+        let end = from + (at + TRAILER_MAGIC.len()) as u64;
+        if let Ok((index, start)) = decode_ending_at(file, end)?
+            && is_wanted(&index)
+        {
+            return Ok(Some((index, start)));
+        }
+    }
+    Ok(None)
+}
+
 fn index_ending_at(file: &File, end: u64) -> io::Result<Result<Located, IndexError>> {
+    Ok(decode_ending_at(file, end)?.and_then(|(index, start)| {
+        // Frames may hold anything, a whole segment too: its index is not
+        // this file's.
+        if index.position() == start {
+            Ok(Located { index, end })
+        } else {
+            Err(IndexError::Malformed { what: "blocks that do not end where the index begins" })
+        }
+    }))
+}
+
+/// The index whose frame ends at `end`, and where it begins.
+fn decode_ending_at(file: &File, end: u64) -> io::Result<Result<(Index, u64), IndexError>> {
     let Some(position) = end.checked_sub(TRAILER_BYTES as u64) else {
         return Ok(Err(IndexError::Missing));
     };
@@ -86,13 +121,5 @@ fn index_ending_at(file: &File, end: u64) -> io::Result<Result<Located, IndexErr
     else {
         return Ok(Err(IndexError::Missing));
     };
-    Ok(index::decode(&read_at(file, start, len)?).and_then(|index| {
-        // Frames may hold anything, a whole segment too: its index is not
-        // this file's.
-        if index.position() == start {
-            Ok(Located { index, end })
-        } else {
-            Err(IndexError::Malformed { what: "blocks that do not end where the index begins" })
-        }
-    }))
+    Ok(index::decode(&read_at(file, start, len)?).map(|index| (index, start)))
 }

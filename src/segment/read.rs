@@ -124,6 +124,22 @@ impl Reader {
         Ok(Self { path: path.to_owned(), file, index, dictionary: OnceLock::new() })
     }
 
+    /// From an index that was found to belong to `file`, wherever it stood.
+    pub(super) fn with_index(path: &Path, file: File, index: Index) -> Self {
+        Self { path: path.to_owned(), file, index, dictionary: OnceLock::new() }
+    }
+
+    /// Offsets within the segment that it holds no frame for: damage from
+    /// before it was sealed.
+    pub fn gaps(&self) -> Vec<std::ops::Range<u64>> {
+        let batches = self.index.batches.iter();
+        batches
+            .zip(self.index.batches.iter().skip(1))
+            .filter(|(before, after)| before.end_offset() < after.base_offset)
+            .map(|(before, after)| before.end_offset()..after.base_offset)
+            .collect()
+    }
+
     /// What the segment holds.
     pub fn info(&self) -> &SegmentInfo {
         &self.index.info
@@ -149,9 +165,14 @@ impl Reader {
         // The index frame begins where the last block ends, and it was there:
         // so the length is within the file.
         let mut packed = vec![0; info.compressed_len as usize];
-        self.file
-            .read_exact_at(&mut packed, info.position)
-            .map_err(|source| ReadError::Io { path: self.path.clone(), source })?;
+        match self.file.read_exact_at(&mut packed, info.position) {
+            Ok(()) => {}
+            // Cut short since it was opened.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(self.damaged(block, info, &BlockFault::Decompress(error)));
+            }
+            Err(source) => return Err(ReadError::Io { path: self.path.clone(), source }),
+        }
         let dictionary = self.dictionary()?;
         block::unpack(&packed, info, dictionary).map_err(|fault| self.damaged(block, info, &fault))
     }

@@ -23,8 +23,20 @@ const FIRST_WINDOW_BYTES: u64 = 512 << 10;
 /// Longest seek table that is read: of some 5,000,000 blocks.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
 
+/// A stretch of a file, block by block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// A block that can be read.
+    Block { position: u64, len: u64, frames: u64 },
+    /// Bytes that cannot.
+    Hole,
+}
+
 /// What could be read.
 pub(super) struct Salvage {
+    /// The file from its front; ends with a hole unless the last block was
+    /// surely met.
+    pub units: Vec<Unit>,
     pub blocks: usize,
     pub frames: u64,
     /// SHA-256 of all frames, if all could be read.
@@ -45,6 +57,7 @@ pub(super) fn salvage(file: &File, file_len: u64, dictionaries: &[Arc<Dictionary
         block: 0,
         frames: 0,
         content: Sha256::new(),
+        units: Vec::new(),
         damage: Vec::new(),
     };
     let table = intact_seek_table(file, file_len)?;
@@ -57,7 +70,12 @@ pub(super) fn salvage(file: &File, file_len: u64, dictionaries: &[Arc<Dictionary
         None => walk.walk_blocks()?,
     }
     let whole = walk.damage.is_empty() && walk.block > 0;
+    // The blocks end where a skippable frame begins.
+    if table.is_none() && !walk.at_skippable_frame()? {
+        walk.units.push(Unit::Hole);
+    }
     Ok(Salvage {
+        units: walk.units,
         blocks: walk.block - walk.damage.len(),
         frames: walk.frames,
         content_digest: whole.then(|| walk.content.finalize().into()),
@@ -89,6 +107,7 @@ struct Walk<'a> {
     block: usize,
     frames: u64,
     content: Sha256,
+    units: Vec<Unit>,
     damage: Vec<Damage>,
 }
 
@@ -102,6 +121,7 @@ impl Walk<'_> {
             Ok((plain, frames)) => {
                 self.frames += frames;
                 self.content.update(&plain);
+                self.units.push(Unit::Block { position: self.position, len, frames });
             }
             Err(reason) => self.damaged(len, reason),
         }
@@ -111,6 +131,7 @@ impl Walk<'_> {
     }
 
     fn damaged(&mut self, len: u64, reason: String) {
+        self.units.push(Unit::Hole);
         self.damage.push(Damage::Block {
             block: self.block,
             bytes: self.position..self.position + len,
@@ -136,7 +157,7 @@ impl Walk<'_> {
     }
 
     fn at_skippable_frame(&self) -> io::Result<bool> {
-        if self.file_len - self.position < 4 {
+        if self.file_len.saturating_sub(self.position) < 4 {
             return Ok(false);
         }
         let magic = read_at(self.file, self.position, 4)?;
@@ -162,7 +183,10 @@ impl Walk<'_> {
 
 /// Plain bytes of a block of which the index says nothing, and the number of
 /// frames in it.
-fn unpack_unlisted(packed: &[u8], dictionaries: &[Arc<Dictionary>]) -> Result<(Vec<u8>, u64), String> {
+pub(super) fn unpack_unlisted(
+    packed: &[u8],
+    dictionaries: &[Arc<Dictionary>],
+) -> Result<(Vec<u8>, u64), String> {
     let plain_len = zstd_safe::get_frame_content_size(packed)
         .ok()
         .flatten()

@@ -80,7 +80,7 @@ fn without_index(
     dictionaries: &[Arc<Dictionary>],
     object_digest: Digest,
 ) -> io::Result<VerifyReport> {
-    let Salvage { blocks, frames, content_digest, index_position, mut damage } =
+    let Salvage { blocks, frames, content_digest, index_position, mut damage, .. } =
         salvage(file, file_len, dictionaries)?;
     let index =
         Damage::Index { position: index_position, reason, readable_blocks: blocks, readable_frames: frames };

@@ -9,6 +9,7 @@ use super::checkpoint::{Checkpoint, Lease};
 use super::error::{Doing, StoreError};
 use super::insert::insert_rows;
 use super::keywords;
+use super::lost;
 use super::new_rows::NewRows;
 use super::rows::{Batch, OutcomeKind, RecordRow, Tally};
 use super::sqlite::Store;
@@ -44,6 +45,7 @@ impl Store {
             count => return Err(StoreError::Duplicate { count }),
         }
         write_outcomes(&mut transaction, lease, &batch).await?;
+        lost::put(&mut transaction, &lease.pipeline, &lease.stream, &lost::lost_of(&batch)).await?;
         transaction.commit().await.doing("committing a batch")?;
         self.remember_tenants(tenants);
         lease.checkpoint = advanced(lease.checkpoint, to, tally);

@@ -8,6 +8,7 @@ use sqlx::{FromRow, Row, SqliteConnection};
 use super::commit::{Analysed, batch_key};
 use super::error::{Doing, StoreError};
 use super::insert::{insert_rows, json_array};
+use super::lost;
 use super::new_rows::NewRows;
 use super::rows::{Batch, ChunkRow, OutcomeKind, RecordRow};
 use super::sqlite::Store;
@@ -47,6 +48,7 @@ impl Store {
         let mut missing_records = Vec::new();
         let mut missing_vectors = Vec::new();
         let mut complete = Vec::new();
+        let mut regained = Vec::new();
         for (record, terms) in batch.records.iter().zip(&terms) {
             if record.offset >= next_offset {
                 replayed.ahead += 1;
@@ -69,6 +71,9 @@ impl Store {
             }
             if record.chunks.iter().all(|chunk| chunk.vector.is_some()) {
                 complete.push(record.offset);
+                regained.extend(
+                    missing_records.last().filter(|(r, _)| r.offset == record.offset).map(|(r, _)| r.offset),
+                );
             }
         }
         replayed.vectors = missing_vectors.len() as u64;
@@ -84,6 +89,8 @@ impl Store {
         rows.claim_contents(&mut transaction).await?;
         add_vectors(&mut transaction, batch.space_key, &missing_vectors).await?;
         settle(&mut transaction, pipeline, stream, &complete).await?;
+        regained.sort_unstable();
+        lost::take_back(&mut transaction, pipeline, stream, &regained).await?;
         transaction.commit().await.doing("committing a replay")?;
         self.remember_tenants(tenants);
         Ok(replayed)

@@ -69,6 +69,18 @@ impl Store {
         transaction.commit().await.doing("adding a segment")
     }
 
+    /// Forgets the segment of `stream` that begins at `base`.
+    pub async fn remove_segment(&self, stream: &str, base: u64) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        sqlx::query("DELETE FROM segments WHERE stream = ? AND base_offset = ?")
+            .bind(stream)
+            .bind(base.cast_signed())
+            .execute(&mut *transaction)
+            .await
+            .doing("removing a segment")?;
+        transaction.commit().await.doing("removing a segment")
+    }
+
     /// The sealed segments of `stream`, in order.
     pub async fn segments(&self, stream: &str) -> Result<Vec<SegmentRow>, StoreError> {
         sqlx::query_as("SELECT * FROM segments WHERE stream = ? ORDER BY base_offset")

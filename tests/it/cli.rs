@@ -29,19 +29,19 @@ fn thalweg_with(input: &[u8], args: &[&str]) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn thalweg(args: &[&str]) -> Output {
+pub fn thalweg(args: &[&str]) -> Output {
     thalweg_with(b"", args)
 }
 
 /// Runs a command that must end with `code`, and reads its JSON.
-fn json_of(code: i32, args: &[&str]) -> Value {
+pub fn json_of(code: i32, args: &[&str]) -> Value {
     let output = thalweg(&[args, &["--json"]].concat());
     let text = text(&output);
     assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"))
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     String::from_utf8_lossy(&both).into_owned()
 }
@@ -88,7 +88,7 @@ fn sealed_site(count: usize) -> (Site, Vec<u8>) {
     (site, sent)
 }
 
-fn pipeline(site: &Site) -> String {
+pub fn pipeline(site: &Site) -> String {
     site.pipeline().display().to_string()
 }
 

@@ -107,7 +107,7 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_goes_on_once_there_is_room(
     assert!(ledgers[0].unanswered.is_empty());
     let end = daemon.status().await["end_offset"].as_u64().unwrap();
     daemon.derived(end).await;
-    assert_eq!(ready(&daemon).await, (200, json!({"status": "ready", "reasons": []})));
+    assert_eq!(ready(&daemon).await, (200, json!({"status": "ready", "reasons": [], "damage": []})));
     daemon.stop_drained();
     nothing_acked_is_lost(&site, &ledgers).await;
 }

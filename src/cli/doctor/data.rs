@@ -1,19 +1,23 @@
 //! What a pipeline keeps: log, store, artifacts.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use super::Check;
 use crate::{
     cli::{offline, output::count},
     clock,
     config::Pipeline,
-    store::{Checkpoint, Store},
+    durable,
+    log::segment_name,
+    pipeline::Offsets,
+    store::{Checkpoint, Damage, DamageKind, Store},
 };
 
 /// Looks at everything that is there; what is not there yet is fine.
 pub(super) async fn check(pipeline: &Pipeline) -> Vec<Check> {
-    let (mut checks, end_offset) = log(pipeline);
-    match offline::find_store(pipeline).await {
+    let found = offline::find_store(pipeline).await;
+    let (mut checks, end_offset) = log(pipeline, found.as_ref().ok().and_then(Option::as_ref)).await;
+    match found {
         Ok(None) => checks.push(Check::ok("store", "not made yet")),
         Ok(Some(store)) => {
             let looked = look(pipeline, &store, end_offset).await;
@@ -31,7 +35,7 @@ fn unreadable(error: &anyhow::Error) -> Check {
 }
 
 /// The log, and where it ends.
-fn log(pipeline: &Pipeline) -> (Vec<Check>, Option<u64>) {
+async fn log(pipeline: &Pipeline, store: Option<&Store>) -> (Vec<Check>, Option<u64>) {
     let folder = offline::log_folder(pipeline);
     if !folder.path().is_dir() {
         return (vec![Check::ok("log", "not made yet")], None);
@@ -45,27 +49,29 @@ fn log(pipeline: &Pipeline) -> (Vec<Check>, Option<u64>) {
             );
         }
     };
-    let mut checks = Vec::new();
-    for damage in &recovery.damage {
-        let found = format!(
-            "{}: offsets {}..{} are lost (file bytes {}..{})",
-            damage.path.display(),
-            damage.first_offset,
-            damage.next_offset,
-            damage.from,
-            damage.to
-        );
-        checks.push(Check::problem("log", found, "look at the disk; producers may have to send these again"));
-    }
-    for file in &recovery.quarantined {
-        let advice = "`thalweg segments verify` tells what of it can be read; its artifact may be intact";
-        checks.push(Check::problem("log", format!("{} cannot be read", file.display()), advice));
-    }
-    let quarantine = folder.path().join("quarantine");
+    let damage = match offline::damage(pipeline, &reader, &recovery, store).await {
+        Ok(damage) => damage,
+        Err(error) => {
+            let advice = "look at the disk and its rights";
+            return (
+                vec![Check::problem("log", format!("its damage cannot be told: {error:#}"), advice)],
+                Some(reader.end_offset()),
+            );
+        }
+    };
+    let mut checks = of_damage(&damage);
+    let quarantine = folder.quarantine();
     let aside = fs::read_dir(&quarantine).map_or(0, Iterator::count);
     if aside > 0 {
         let found = format!("{aside} files were put aside in {}", quarantine.display());
-        checks.push(Check::warning("log", found, "look at them; remove them when they are of no use"));
+        let advice =
+            "remove them when `thalweg segments repair` has seen to them and they are of no other use";
+        checks.push(Check::warning("log", found, advice));
+    }
+    let strangers = strangers(folder.path());
+    if let Some(first) = strangers.first() {
+        let found = format!("{} files are no part of a log, such as {first}", strangers.len());
+        checks.push(Check::warning("log", found, "they do no harm; move them elsewhere"));
     }
     if checks.is_empty() {
         let segments = reader.segments().len();
@@ -73,6 +79,48 @@ fn log(pipeline: &Pipeline) -> (Vec<Check>, Option<u64>) {
         checks.push(Check::ok("log", format!("offsets {start}..{end} in {segments} segments, no damage")));
     }
     (checks, Some(reader.end_offset()))
+}
+
+/// What is damaged, each with what to do; and what is lost for good, in one.
+fn of_damage(damage: &[Damage]) -> Vec<Check> {
+    let open = damage.iter().filter(|damage| damage.settled_ms.is_none());
+    let mut checks: Vec<Check> = open
+        .map(|damage| {
+            let advice = match damage.kind {
+                DamageKind::Unreadable => {
+                    "look at the disk and at the rights of the file; then `thalweg segments repair`"
+                }
+                _ => {
+                    "look at the disk; then stop the daemon and run `thalweg segments repair`, \
+                     which saves what can be proven and says what is lost"
+                }
+            };
+            Check::problem("log", damage.to_string(), advice)
+        })
+        .collect();
+    let settled: Offsets =
+        damage.iter().filter(|damage| damage.settled_ms.is_some()).map(Damage::offsets).collect();
+    if settled.count() > 0 {
+        let found = format!("{} offsets are lost for good", count(settled.count()));
+        let advice = "`thalweg segments list` names them; producers may have to send these again";
+        checks.push(Check::warning("log", found, advice));
+    }
+    checks
+}
+
+/// Files in the folder of a stream that are no part of its log. Files being
+/// published end in `.tmp`.
+fn strangers(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let known = |name: &str| {
+        segment_name(name).is_some()
+            || matches!(name, "LOCK" | "spare" | "quarantine")
+            || name.ends_with(durable::TEMPORARY_SUFFIX)
+    };
+    let mut strangers: Vec<String> = names.filter(|name| !known(name)).collect();
+    strangers.sort_unstable();
+    strangers
 }
 
 async fn look(pipeline: &Pipeline, store: &Store, end_offset: Option<u64>) -> anyhow::Result<Vec<Check>> {
@@ -119,7 +167,8 @@ fn conservation(checkpoint: &Checkpoint, end_offset: Option<u64>) -> Check {
         Some(end) if next_offset > end => Check::problem(
             "conservation",
             format!("derived up to offset {next_offset}, but the log ends at {end}"),
-            "the log lost its end, or is another one: put back the log that belongs to this store",
+            "the log lost its end, or is another one: put back the log that belongs to this store, \
+             or start the daemon, which goes on after what is gone",
         ),
         Some(end) => Check::ok("conservation", format!("{found}; {} in flight", count(end - next_offset))),
         None if next_offset > 0 => Check::problem(

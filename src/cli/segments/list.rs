@@ -14,7 +14,7 @@ use crate::{
     },
     config::Pipeline,
     log::Segment,
-    store::SegmentRow,
+    store::{Damage, SegmentRow},
     units::ByteSize,
 };
 
@@ -22,7 +22,13 @@ use crate::{
 struct Row {
     base_offset: u64,
     end_offset: u64,
+    /// Frames; of what is lost or damaged, offsets that cannot be read.
+    records: u64,
+    /// `active`, `closed` or `sealed`; `damaged` until it is repaired, `lost`
+    /// for good.
     state: &'static str,
+    /// The file of what is damaged or lost.
+    file: Option<String>,
     /// Bytes of the frames; unknown before sealing.
     plain_bytes: Option<u64>,
     /// Bytes of the file.
@@ -36,24 +42,26 @@ struct Row {
 }
 
 pub(super) async fn list(pipeline: &Pipeline, output: Output) -> Result<ExitCode> {
-    let (log, _) = offline::log(pipeline)?;
-    let catalog: BTreeMap<u64, SegmentRow> = match offline::find_store(pipeline).await? {
-        Some(store) => {
-            let rows = store.segments(&pipeline.stream).await?;
-            store.close().await;
-            rows.into_iter().map(|row| (row.base_offset, row)).collect()
-        }
-        None => BTreeMap::new(),
-    };
+    let (log, recovery) = offline::log(pipeline)?;
+    let mut catalog: BTreeMap<u64, SegmentRow> = BTreeMap::new();
+    let store = offline::find_store(pipeline).await?;
+    let damage = offline::damage(pipeline, &log, &recovery, store.as_ref()).await?;
+    if let Some(store) = store {
+        let rows = store.segments(&pipeline.stream).await?;
+        store.close().await;
+        catalog.extend(rows.into_iter().map(|row| (row.base_offset, row)));
+    }
     let segments = log.segments();
     let end_of = |base| segments.range(base + 1..).next().map_or_else(|| log.end_offset(), |(next, _)| *next);
-    let rows: Vec<Row> = segments
+    let mut rows: Vec<Row> = segments
         .iter()
         .map(|(base, segment)| match segment {
             Segment::Raw(raw) => Row {
                 base_offset: *base,
                 end_offset: end_of(*base),
+                records: end_of(*base) - base,
                 state: raw_state(&log, *base),
+                file: None,
                 plain_bytes: None,
                 file_bytes: raw.capacity(),
                 first_time_ms: None,
@@ -67,7 +75,9 @@ pub(super) async fn list(pipeline: &Pipeline, output: Output) -> Result<ExitCode
                 Row {
                     base_offset: *base,
                     end_offset: info.end_offset,
+                    records: info.records,
                     state: "sealed",
+                    file: None,
                     plain_bytes: Some(info.plain_bytes),
                     file_bytes: info.object_bytes,
                     first_time_ms: Some(info.first_time_ms),
@@ -79,8 +89,27 @@ pub(super) async fn list(pipeline: &Pipeline, output: Output) -> Result<ExitCode
             }
         })
         .collect();
+    rows.extend(damage.iter().filter(|damage| damage.lost() > 0).map(lost));
+    rows.sort_by_key(|row| row.base_offset);
     output.print(&rows, |rows| text(rows))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn lost(damage: &Damage) -> Row {
+    Row {
+        base_offset: damage.first_offset,
+        end_offset: damage.next_offset,
+        records: damage.lost(),
+        state: if damage.settled_ms.is_some() { "lost" } else { "damaged" },
+        file: Some(damage.file.clone()),
+        plain_bytes: None,
+        file_bytes: 0,
+        first_time_ms: None,
+        last_time_ms: None,
+        content_digest: None,
+        object_digest: None,
+        archived: false,
+    }
 }
 
 fn text(rows: &[Row]) -> String {
@@ -106,10 +135,10 @@ fn text(rows: &[Row]) -> String {
         cells.push(vec![
             row.base_offset.to_string(),
             row.end_offset.to_string(),
-            count(row.end_offset - row.base_offset),
+            count(row.records),
             row.state.to_owned(),
             or_dash(row.plain_bytes.map(|bytes| ByteSize(bytes).to_string())),
-            ByteSize(row.file_bytes).to_string(),
+            or_dash((row.file_bytes > 0).then(|| ByteSize(row.file_bytes).to_string())),
             or_dash(ratio),
             or_dash(row.first_time_ms.map(time)),
             or_dash(row.last_time_ms.map(time)),
@@ -117,5 +146,9 @@ fn text(rows: &[Row]) -> String {
             if row.archived { "yes" } else { "no" }.to_owned(),
         ]);
     }
-    table(&cells)
+    let lost = rows.iter().filter_map(|row| {
+        let (first, next) = (row.base_offset, row.end_offset);
+        Some(format!("{}: offsets {first}..{next}, of {}\n", row.state, row.file.as_ref()?))
+    });
+    table(&cells) + &lost.collect::<String>()
 }

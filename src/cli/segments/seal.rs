@@ -1,6 +1,6 @@
 //! `thalweg segments seal`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -12,8 +12,9 @@ use crate::{
     },
     clock,
     config::Pipeline,
-    daemon::{archive_of, open_artifacts, open_log_after},
+    daemon::{archive_of, open_artifacts, open_log_of},
     log::{Log, OpenError},
+    pipeline::damage::DamageRegister,
     store::{SegmentRow, Store},
     units::ByteSize,
 };
@@ -49,15 +50,13 @@ pub(super) async fn seal(pipeline: Pipeline, output: Output) -> Result<ExitCode>
     let store = offline::store(&pipeline).await?;
     let before: Vec<u64> =
         store.segments(&pipeline.stream).await?.iter().map(|row| row.base_offset).collect();
-    let derived = store.counts(&pipeline.name, &pipeline.stream).await?;
-    let known = derived.map_or(0, |checkpoint| checkpoint.next_offset);
-    let (log, recovery) = match open_log_after(&pipeline, clock::system(), known) {
+    let (log, damage) = match open_log_of(&pipeline, &store, clock::system()).await {
         Err(error) if matches!(error.downcast_ref(), Some(OpenError::Locked { .. })) => {
             bail!("{error}; a running daemon seals by itself, stop it to seal what is active now");
         }
         opened => opened?,
     };
-    let done = archive(&log, &pipeline, &store).await;
+    let done = archive(&log, &pipeline, &store, &damage).await;
     let ended = tokio::task::spawn_blocking(move || log.shut_down());
     done?;
     ended.await?;
@@ -66,17 +65,17 @@ pub(super) async fn seal(pipeline: Pipeline, output: Output) -> Result<ExitCode>
     store.close().await;
     let sealed: Vec<Sealed> = sealed.into_iter().map(Sealed::from).collect();
     output.print(&sealed, |sealed| text(sealed))?;
-    for damage in &recovery.damage {
-        let (first, next) = (damage.first_offset, damage.next_offset);
-        eprintln!("{}: offsets {first}..{next} were damaged and are lost", damage.path.display());
+    let damage = damage.open_damage();
+    for damage in &damage {
+        eprintln!("{damage}");
     }
-    Ok(if recovery.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FOUND_WRONG) })
+    Ok(if damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FOUND_WRONG) })
 }
 
-async fn archive(log: &Log, pipeline: &Pipeline, store: &Store) -> Result<()> {
+async fn archive(log: &Log, pipeline: &Pipeline, store: &Store, damage: &Arc<DamageRegister>) -> Result<()> {
     log.writer().close_segment().await?;
     let artifacts = open_artifacts(pipeline, store)?;
-    archive_of(log, pipeline, store, &artifacts, clock::system())?.archive_closed().await?;
+    archive_of(log, pipeline, store, &artifacts, damage, clock::system())?.archive_closed().await?;
     Ok(())
 }
 

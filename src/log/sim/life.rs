@@ -255,7 +255,7 @@ impl<'a> World<'a> {
             Ok(_) if !self.disk.is_down() => {}
             Err(segment::SealError::Empty) if !self.disk.is_down() => {
                 assert_ne!(self.trust, Trust::Sound, "an empty segment was closed");
-                let _ = sealer.put_aside(raw);
+                let _ = sealer.set_aside(&raw, None);
                 return;
             }
             Err(error) if !self.disk.is_down() => panic!("{error}"),

@@ -1,0 +1,224 @@
+//! What was found damaged in the streams' files, remembered until it is
+//! repaired, and what is lost for good, remembered for ever.
+
+use std::{fmt, ops::Range};
+
+use serde::{Deserialize, Serialize};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+
+use super::error::{Doing, StoreError};
+use super::sqlite::Store;
+
+/// What is wrong with a file of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DamageKind {
+    /// A stretch of a raw segment before proven data.
+    Batches,
+    /// The header of a raw segment.
+    Header,
+    /// The index of a sealed segment.
+    Index,
+    /// A block of a sealed segment.
+    Block,
+    /// A sealed segment is not as it was sealed; nothing of it is lost.
+    Altered,
+    /// A sealed segment holds nothing for offsets within it: what it was
+    /// sealed from was damaged.
+    Gap,
+    /// Offsets that were in the log once are in no file.
+    Missing,
+    /// The system refuses to read a file.
+    Unreadable,
+}
+
+impl DamageKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Batches,
+        Self::Header,
+        Self::Index,
+        Self::Block,
+        Self::Altered,
+        Self::Gap,
+        Self::Missing,
+        Self::Unreadable,
+    ];
+
+    /// The stored name, which is also the one that programs see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Batches => "batches",
+            Self::Header => "header",
+            Self::Index => "index",
+            Self::Block => "block",
+            Self::Altered => "altered",
+            Self::Gap => "gap",
+            Self::Missing => "missing",
+            Self::Unreadable => "unreadable",
+        }
+    }
+
+    fn parse(name: &str) -> Result<Self, StoreError> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+            .ok_or_else(|| StoreError::Damaged { what: "damage", reason: format!("unknown kind `{name}`") })
+    }
+}
+
+/// One thing that is damaged or gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The file, relative to the folder of the stream.
+    pub file: String,
+    /// What is wrong with it.
+    pub kind: DamageKind,
+    /// The first offset that cannot be read.
+    pub first_offset: u64,
+    /// The offset after the last; the first one if nothing is lost.
+    pub next_offset: u64,
+    /// The particulars, for people.
+    pub detail: String,
+    /// When it was found, in milliseconds since the Unix epoch.
+    pub found_ms: i64,
+    /// When it was repaired as far as it can be; none while it is open.
+    pub settled_ms: Option<i64>,
+}
+
+impl Damage {
+    /// The offsets that cannot be read.
+    pub fn offsets(&self) -> Range<u64> {
+        self.first_offset..self.next_offset
+    }
+
+    /// How many offsets cannot be read.
+    pub fn lost(&self) -> u64 {
+        self.next_offset.saturating_sub(self.first_offset)
+    }
+
+    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+        let doing = "reading the damage";
+        let offset = |column| row.try_get::<i64, _>(column).map(i64::cast_unsigned).doing(doing);
+        Ok(Self {
+            file: row.try_get("file").doing(doing)?,
+            kind: DamageKind::parse(row.try_get("kind").doing(doing)?)?,
+            first_offset: offset("first_offset")?,
+            next_offset: offset("next_offset")?,
+            detail: row.try_get("detail").doing(doing)?,
+            found_ms: row.try_get("found_ms").doing(doing)?,
+            settled_ms: row.try_get("settled_ms").doing(doing)?,
+        })
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, kind, first_offset, next_offset, detail, .. } = self;
+        write!(f, "{file} ({}): ", kind.as_str())?;
+        match self.lost() {
+            0 => f.write_str("no offset is lost")?,
+            _ => write!(f, "offsets {first_offset}..{next_offset} cannot be read")?,
+        }
+        if detail.is_empty() { Ok(()) } else { write!(f, "; {detail}") }
+    }
+}
+
+impl Store {
+    /// Everything ever found in `stream`, in the order of offsets.
+    pub async fn damage(&self, stream: &str) -> Result<Vec<Damage>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM damage WHERE stream = ? ORDER BY first_offset, id")
+            .bind(stream)
+            .fetch_all(self.readers())
+            .await
+            .doing("reading the damage")?;
+        rows.iter().map(Damage::read).collect()
+    }
+
+    /// Remembers what was found, unless it is known and still open.
+    pub async fn put_damage(&self, stream: &str, found: &[Damage]) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        insert(&mut transaction, stream, found).await?;
+        transaction.commit().await.doing("remembering damage")
+    }
+
+    /// Declares everything open in `stream` repaired, but for what is lost
+    /// for good: `settled`.
+    pub async fn settle_damage(&self, stream: &str, settled: &[Damage]) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        sqlx::query("DELETE FROM damage WHERE stream = ? AND settled_ms IS NULL")
+            .bind(stream)
+            .execute(&mut *transaction)
+            .await
+            .doing("settling damage")?;
+        insert(&mut transaction, stream, settled).await?;
+        transaction.commit().await.doing("settling damage")
+    }
+}
+
+async fn insert(connection: &mut SqliteConnection, stream: &str, rows: &[Damage]) -> Result<(), StoreError> {
+    for damage in rows {
+        sqlx::query(
+            "INSERT OR IGNORE INTO damage
+                 (stream, file, kind, first_offset, next_offset, detail, found_ms, settled_ms)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(stream)
+        .bind(&damage.file)
+        .bind(damage.kind.as_str())
+        .bind(damage.first_offset.cast_signed())
+        .bind(damage.next_offset.cast_signed())
+        .bind(&damage.detail)
+        .bind(damage.found_ms)
+        .bind(damage.settled_ms)
+        .execute(&mut *connection)
+        .await
+        .doing("remembering damage")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn damage(file: &str, first_offset: u64, next_offset: u64) -> Damage {
+        Damage {
+            file: file.into(),
+            kind: DamageKind::Block,
+            first_offset,
+            next_offset,
+            detail: String::new(),
+            found_ms: 1,
+            settled_ms: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn damage_is_remembered_once_until_it_is_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).await.unwrap();
+        let (a, b) = (damage("a", 5, 9), damage("b", 2, 2));
+        store.put_damage("s", &[a.clone(), b.clone()]).await.unwrap();
+        store.put_damage("s", &[Damage { found_ms: 2, ..a.clone() }]).await.unwrap();
+        store.put_damage("other", std::slice::from_ref(&a)).await.unwrap();
+        assert_eq!(store.damage("s").await.unwrap(), [b, a.clone()]);
+
+        let settled = Damage { settled_ms: Some(7), next_offset: 6, ..a.clone() };
+        store.settle_damage("s", std::slice::from_ref(&settled)).await.unwrap();
+        assert_eq!(store.damage("s").await.unwrap(), std::slice::from_ref(&settled));
+        // The same file may be damaged in the same place again.
+        store.put_damage("s", std::slice::from_ref(&a)).await.unwrap();
+        assert_eq!(store.damage("s").await.unwrap(), [settled, a.clone()]);
+        assert_eq!(store.damage("other").await.unwrap(), [a]);
+    }
+
+    #[test]
+    fn kinds_are_read_back_by_their_names() {
+        for kind in DamageKind::ALL {
+            assert_eq!(DamageKind::parse(kind.as_str()).unwrap(), kind);
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+        assert!(DamageKind::parse("rust").is_err());
+    }
+}

@@ -37,7 +37,12 @@ pub(super) fn read<T: DeserializeOwned>(
             return None;
         };
         let path = if path.is_empty() { key } else { format!("{path}.{key}") };
-        problems.push(text.problem(&span, &path, plain(error.message())));
+        // A table that lacks a key: the first pass named the key.
+        let below =
+            |problem: &Problem| problem.key.strip_prefix(&path).is_some_and(|rest| rest.starts_with('.'));
+        if !problems.iter().any(below) {
+            problems.push(text.problem(&span, &path, plain(error.message())));
+        }
     }
 }
 

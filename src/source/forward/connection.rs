@@ -15,17 +15,15 @@ use tokio::{
 };
 
 use super::{
-    event::Run,
     handshake::{self, MAX_PING_BYTES, Nonce, Secret},
-    message::{Chunk, Message, Request},
+    intake::{Gone, Intake, Outgoing, Shared},
+    message::Request,
     stream::{HEAD_BYTES, Splitter},
-    unpack::{Refused, Step, Terms, Unpack},
+    unpack::Refused,
 };
 use crate::{
-    dataflow::Cpu,
-    frame::Unit,
     metrics,
-    pipeline::{Answer, Ingest, Origin, Submitted},
+    pipeline::{Answer, Ingest, Origin},
     source::connection::{LINGER, write_out},
 };
 
@@ -33,26 +31,6 @@ use crate::{
 const ANSWERS_UNDER_WAY: usize = 16;
 /// How long a client may take to show that it has the key.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What the connections of a source share.
-pub(super) struct Shared {
-    pub(super) ingest: Ingest,
-    pub(super) cpu: Cpu,
-    pub(super) terms: Terms,
-    /// Most bytes of a message on the wire.
-    pub(super) max_message: usize,
-    pub(super) secret: Option<Secret>,
-}
-
-/// In the order of the events.
-enum Outgoing {
-    Submitted(Submitted),
-    /// Everything before it belongs to this chunk or to earlier ones.
-    Ack(Chunk),
-}
-
-/// The half that answers has ended; nothing more is to be read.
-struct Gone;
 
 /// Serves one connection until the client ends it, a fault, or closing.
 /// `nonce` is for this connection alone.
@@ -84,8 +62,7 @@ where
         }
     }
     let (queue, queued) = mpsc::channel(ANSWERS_UNDER_WAY);
-    let intake =
-        Intake { origin, shared, queue, run: Run::default(), first: (0, 0), frames: 0, acks: Vec::new() };
+    let intake = Intake::new(origin, shared, queue);
     let (received, answered) =
         tokio::join!(receive(&mut read, stream, intake), answer(write, origin, &shared.ingest, queued));
     answered?;
@@ -151,10 +128,9 @@ async fn receive<R: AsyncRead + Unpin>(
     mut stream: Splitter,
     mut intake: Intake<'_>,
 ) -> io::Result<()> {
-    let closing = intake.shared.ingest.closing().clone();
-    let max_message = intake.shared.max_message;
+    let closing = intake.closing().clone();
     loop {
-        let fault = match stream.next(max_message) {
+        let refused = match stream.next(intake.max_message()) {
             Ok(Some((at, raw))) => match Request::read(&raw) {
                 Ok(Request::Heartbeat) => continue,
                 Ok(Request::Message(message)) => match intake.take(message, at).await {
@@ -163,7 +139,7 @@ async fn receive<R: AsyncRead + Unpin>(
                 },
                 Err(bad) => {
                     let head = raw.slice(..raw.len().min(HEAD_BYTES));
-                    (at, Refused { code: "bad_message", message: bad.to_string(), payload: head })
+                    Refused { code: "bad_message", message: bad.to_string(), payload: head }
                 }
             },
             Ok(None) => {
@@ -173,127 +149,18 @@ async fn receive<R: AsyncRead + Unpin>(
                 let filled = tokio::select! {
                     biased;
                     () = closing.cancelled() => return Ok(()),
-                    () = intake.queue.closed() => return Ok(()),
+                    () = intake.gone() => return Ok(()),
                     filled = stream.fill(read) => filled?,
                 };
                 match stream.end() {
-                    Err(cut) if filled == 0 => (stream.position(), stream.refused(&cut)),
-                    _ if filled == 0 => return Ok(()),
-                    _ => continue,
+                    _ if filled > 0 => continue,
+                    Ok(()) => return Ok(()),
+                    Err(cut) => stream.refused(&cut),
                 }
             }
-            Err(fault) => (stream.position(), stream.refused(&fault)),
+            Err(fault) => stream.refused(&fault),
         };
-        let (at, refused) = fault;
-        tracing::info!(
-            source = intake.origin.source,
-            peer = intake.origin.peer,
-            code = refused.code,
-            "{}",
-            refused.message
-        );
-        let _ = intake.refuse(at, refused, true).await;
-        return Ok(());
-    }
-}
-
-/// Gathers events into runs of frames, across messages, and hands them in.
-struct Intake<'a> {
-    origin: &'a Origin,
-    shared: &'a Arc<Shared>,
-    queue: mpsc::Sender<Outgoing>,
-    run: Run,
-    /// Number of the run's first frame, and where its message begins.
-    first: (u64, u64),
-    /// Events taken so far.
-    frames: u64,
-    /// Chunks whose last events are in the run.
-    acks: Vec<Chunk>,
-}
-
-impl Intake<'_> {
-    /// Takes the events of a message that begins at byte `at`.
-    async fn take(&mut self, mut message: Message, at: u64) -> Result<(), Gone> {
-        let chunk = message.chunk.take();
-        let mut unpack = Unpack::new(message, &self.shared.terms);
-        loop {
-            if self.run.count == 0 {
-                self.first = (self.frames, at);
-            }
-            let before = self.run.count;
-            let step;
-            (unpack, step) = self.step(unpack).await;
-            self.frames += u64::from(self.run.count - before);
-            match step {
-                Step::Full => self.flush().await?,
-                Step::Unfit(frame) => {
-                    self.flush().await?;
-                    self.submit((self.frames, at), 1, frame).await?;
-                    self.frames += 1;
-                }
-                Step::Refused(refused) => self.refuse(at, refused, false).await?,
-                Step::End => break,
-            }
-        }
-        self.acks.extend(chunk);
-        Ok(())
-    }
-
-    /// The next step; on a thread that computes if something is to be
-    /// inflated. A run of plain events is made in about a millisecond, less
-    /// than handing it over would gain.
-    async fn step(&mut self, mut unpack: Unpack) -> (Unpack, Step) {
-        if !unpack.is_packed() {
-            let step = unpack.fill(&self.shared.terms, &mut self.run);
-            return (unpack, step);
-        }
-        let (shared, mut run) = (self.shared.clone(), std::mem::take(&mut self.run));
-        let step;
-        (unpack, run, step) = self
-            .shared
-            .cpu
-            .run(move || {
-                let step = unpack.fill(&shared.terms, &mut run);
-                (unpack, run, step)
-            })
-            .await;
-        self.run = run;
-        (unpack, step)
-    }
-
-    /// Hands in the run, then the acks that were waiting for it.
-    async fn flush(&mut self) -> Result<(), Gone> {
-        if self.run.count > 0 {
-            let (frames, count) = self.run.take();
-            self.submit(self.first, count, frames).await?;
-        }
-        for chunk in std::mem::take(&mut self.acks) {
-            self.send(Outgoing::Ack(chunk)).await?;
-        }
-        Ok(())
-    }
-
-    async fn submit(&self, (frame, at): (u64, u64), count: u32, bytes: Bytes) -> Result<(), Gone> {
-        let unit = Unit::Run { at, count, bytes };
-        for submitted in self.shared.ingest.submit(self.origin, frame, unit).await {
-            self.send(Outgoing::Submitted(submitted)).await?;
-        }
-        Ok(())
-    }
-
-    /// Keeps a dead letter for something of the message at byte `at`.
-    async fn refuse(&mut self, at: u64, refused: Refused, fatal: bool) -> Result<(), Gone> {
-        self.flush().await?;
-        let Refused { code, message, payload } = refused;
-        let place = (self.frames, at);
-        self.frames += 1;
-        let ingest = &self.shared.ingest;
-        let submitted = ingest.refuse(self.origin, place, code, message, fatal, payload).await;
-        self.send(Outgoing::Submitted(submitted)).await
-    }
-
-    async fn send(&self, outgoing: Outgoing) -> Result<(), Gone> {
-        self.queue.send(outgoing).await.map_err(|_| Gone)
+        return intake.refuse_rest(stream.started(), refused).await;
     }
 }
 

@@ -66,7 +66,7 @@ pub(super) enum Put {
     Oversized { bytes: usize, head: Bytes },
     /// It is no event.
     NoEvent,
-    /// The bytes end inside it, or are no MessagePack.
+    /// From here on there are no whole entries.
     Unreadable,
 }
 
@@ -97,7 +97,13 @@ impl Run {
         let start = *walk;
         let event = match walk.head() {
             Some(Head::Array(2)) => self.put_event(mapping, tag, walk),
-            _ => None,
+            Some(Head::Array(_)) => None,
+            // Not entries at all, such as bytes compressed in a way that is
+            // not known: a refusal for each value would be one for each byte.
+            _ => {
+                *walk = start;
+                return Put::Unreadable;
+            }
         };
         event.unwrap_or_else(|| {
             *walk = start;

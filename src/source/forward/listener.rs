@@ -12,10 +12,11 @@ use tracing::Instrument;
 
 use super::{
     INFLATED_TIMES,
-    connection::{self, HANDSHAKE_TIMEOUT, Shared},
+    connection::{self, HANDSHAKE_TIMEOUT},
     event::Mapping,
     handshake::{Nonce, Secret},
     inflate::Limits,
+    intake::Shared,
     tls::{self, TlsError},
     unpack::Terms,
 };

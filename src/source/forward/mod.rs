@@ -33,6 +33,7 @@ mod connection;
 mod event;
 mod handshake;
 mod inflate;
+mod intake;
 mod listener;
 mod message;
 mod stream;

@@ -47,19 +47,21 @@ pub(super) struct Splitter {
     buffer: BytesMut,
     extent: Extent,
     position: u64,
+    started: u64,
 }
 
 impl Splitter {
     /// The next whole value and where it begins in the stream; `None` until
     /// more bytes have arrived. Values of more than `most` bytes are refused.
     pub(super) fn next(&mut self, most: usize) -> Result<Option<(u64, Bytes)>, Fault> {
+        self.started = self.position;
         let end = self.extent.find(&self.buffer, most).map_err(|no_end| match no_end {
             NoEnd::TooLong { most } => Fault::Oversized { most },
             NoEnd::Reserved { at } => Fault::NotMessagePack { at },
         })?;
         let Some(end) = end else { return Ok(None) };
         self.extent = Extent::default();
-        let at = self.position;
+        let at = self.started;
         self.position += end as u64;
         let value = self.buffer.split_to(end).freeze();
         if end > RESERVE_BYTES && self.buffer.len() < READ_BYTES {
@@ -69,9 +71,10 @@ impl Splitter {
         Ok(Some((at, value)))
     }
 
-    /// Where the value begins that is not whole yet.
-    pub(super) fn position(&self) -> u64 {
-        self.position
+    /// Where the last value given out begins or, once there is a fault, the
+    /// value that is not whole.
+    pub(super) fn started(&self) -> u64 {
+        self.started
     }
 
     /// So begins what cannot be read.
@@ -128,6 +131,6 @@ mod tests {
         assert_eq!(splitter.next(10), Ok(Some((0, Bytes::from_static(b"\x92\x01\x02")))));
         assert_eq!(splitter.next(10), Ok(Some((3, Bytes::from_static(b"\xc0")))));
         assert_eq!(splitter.next(10), Err(Fault::NotMessagePack { at: 1 }));
-        assert_eq!((splitter.position(), splitter.head()), (4, Bytes::from_static(b"\x91\xc1")));
+        assert_eq!((splitter.started(), splitter.head()), (4, Bytes::from_static(b"\x91\xc1")));
     }
 }

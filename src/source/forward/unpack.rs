@@ -120,7 +120,7 @@ impl Unpack {
                 }
                 Put::Unreadable => {
                     let rest = self.entries.split_off(from);
-                    let message = format!("the last {} bytes of the entries are no whole value", rest.len());
+                    let message = format!("the last {} bytes of the entries are no entries", rest.len());
                     return Step::Refused(refused("bad_event", message, &rest, most));
                 }
             }

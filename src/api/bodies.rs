@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, HttpBody},
+    body::{Body, BodyDataStream, HttpBody},
     http::StatusCode,
 };
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,9 @@ use crate::units::ByteSize;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the rest of a body is read and thrown away that was refused: a
+/// client that still sends would see a broken connection and no answer.
+const LINGER: Duration = Duration::from_secs(2);
 /// Bytes that one permit stands for.
 const UNIT_BYTES: usize = 1 << 10;
 
@@ -45,17 +48,22 @@ impl Bodies {
     /// Reads `body`. Room is taken as it arrives, and never waited for, so
     /// that no two bodies can wait for each other.
     pub async fn read(&self, body: Body) -> Result<Held, Problem> {
-        if body.size_hint().lower() > self.longest as u64 {
-            return Err(self.too_long());
+        let mut chunks = body.into_data_stream();
+        let read = if chunks.size_hint().lower() > self.longest as u64 {
+            Err(self.too_long())
+        } else {
+            timeout(BODY_TIMEOUT, self.gather(&mut chunks)).await.unwrap_or_else(|_| {
+                let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail))
+            })
+        };
+        if read.is_err() {
+            let _ = timeout(LINGER, async { while let Some(Ok(_)) = chunks.next().await {} }).await;
         }
-        timeout(BODY_TIMEOUT, self.gather(body)).await.unwrap_or_else(|_| {
-            let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail))
-        })
+        read
     }
 
-    async fn gather(&self, body: Body) -> Result<Held, Problem> {
-        let mut chunks = body.into_data_stream();
+    async fn gather(&self, chunks: &mut BodyDataStream) -> Result<Held, Problem> {
         let (mut bytes, mut room) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|error| {

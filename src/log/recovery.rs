@@ -244,7 +244,13 @@ impl Found {
             if last.is_some() && end < base {
                 self.lose(directory.io(), directory.path(), end..base);
             }
-            let claimed = claimed_end(directory.io(), base, &path)?;
+            let claimed = match claimed_end(directory.io(), base, &path) {
+                // As many as would fit.
+                Err(error) if names_the_file(&error) => {
+                    base + directory.io().len(&path)?.unwrap_or(0) / PREFIX_BYTES as u64
+                }
+                claimed => claimed?,
+            };
             self.report.end_offset = self.report.end_offset.max(base).max(claimed);
         }
         Ok(())

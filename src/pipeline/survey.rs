@@ -139,7 +139,11 @@ fn recovered(recovery: &Recovery, folder: &Path, extents: &[Extent]) -> Vec<Dama
             continue;
         }
         let file = relative(&stretch.path, folder);
-        let kind = if is_set_aside(&file) { DamageKind::Header } else { DamageKind::Batches };
+        let kind = match segment_name(original_name(&file)) {
+            Some((_, true)) => DamageKind::Index,
+            _ if is_set_aside(&file) => DamageKind::Header,
+            _ => DamageKind::Batches,
+        };
         let detail = format!("file bytes {}..{}", stretch.from, stretch.to);
         found.push(damage(file, kind, offsets, detail));
     }

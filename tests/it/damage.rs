@@ -220,7 +220,8 @@ async fn a_damaged_segment_is_sealed_without_what_is_gone_and_its_file_is_kept()
     assert_eq!((code, damage_of(&told).len()), (200, 2), "{told}");
     daemon.stop_drained();
     let kept = site.log_folder().join("quarantine").join(name(20, ".log"));
-    assert!(fs::read(kept).unwrap()[..8_000] == original[..8_000], "the damaged file is kept as it was");
+    let written = original.iter().rposition(|byte| *byte != 0).unwrap();
+    assert!(fs::read(kept).unwrap()[..written] == original[..written], "the damaged file is kept as it was");
     let segment = Reader::open(&sealed(&site, 21)).unwrap();
     assert_eq!((segment.info().base_offset, segment.gaps()), (21, vec![24..25]));
 

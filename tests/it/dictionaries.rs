@@ -14,8 +14,10 @@ use crate::{
     producer::{Producer, text_frame},
 };
 
-/// Segments of about a megabyte, the smallest there are.
-const SMALL: &str = "[log]\nmax_frame_bytes = \"16KiB\"\nsegment_bytes = \"1100KiB\"\n";
+/// Segments of about a megabyte, the smallest there are, in blocks in which a
+/// dictionary helps.
+const SMALL: &str = "[log]\nmax_frame_bytes = \"16KiB\"\nsegment_bytes = \"1100KiB\"\n\
+    [segment]\nblock_bytes = \"64KiB\"\n";
 
 /// SplitMix64.
 fn noise(n: u64) -> u64 {
@@ -168,7 +170,7 @@ async fn a_dictionary_that_does_not_win_is_reported_and_not_adopted() {
 
 #[tokio::test]
 async fn a_dictionary_is_trained_by_itself_where_that_is_set_and_not_used_where_it_is_off() {
-    let segment = "[segment]\ntrain_after_segments = 2\n";
+    let segment = "train_after_segments = 2\n";
     let site = Site::new(&format!("{TCP}{SMALL}{segment}"));
     let daemon = site.start();
     let mut producer = Producer::tcp(daemon.tcp()).await;
@@ -178,7 +180,7 @@ async fn a_dictionary_is_trained_by_itself_where_that_is_set_and_not_used_where_
     daemon.stop_drained();
     let before = dictionaries_of_segments(&site).len() as u64;
 
-    site.configure(&format!("{TCP}{SMALL}[segment]\ndictionary = \"off\"\n"));
+    site.configure(&format!("{TCP}{SMALL}dictionary = \"off\"\n"));
     let daemon = site.start();
     Producer::tcp(daemon.tcp()).await.put_all(&repetitive(1_700, 2_300)).await;
     sealed(&daemon, before + 1).await;

@@ -124,11 +124,11 @@ impl<'a> World<'a> {
     /// Reads everything again, and checks it.
     pub fn check(&mut self, life: &mut Life) {
         if let Some(batches) = self.read_all(life) {
-            self.oracle.check_running(&batches);
+            self.oracle.check_running(&batches, self.trust);
             // Whoever follows the end sees the same.
             life.tail.extend(read_on(&life.reader, &mut life.cursor, 900, &self.disk));
             if !self.disk.is_down() {
-                self.oracle.check_running(&life.tail);
+                self.oracle.check_running(&life.tail, self.trust);
             }
         }
     }

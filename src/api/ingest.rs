@@ -139,8 +139,13 @@ fn parse_frames(body: Bytes, most: u32, max_frame: ByteSize) -> Result<Vec<Parse
 }
 
 async fn answer(ingest: &Ingest, under_way: VecDeque<Submitted>) -> Result<Response, Problem> {
-    let mut done =
-        Ingested { level: Level::Disk, received: 0, acknowledged: 0, ranges: Vec::new(), errors: Vec::new() };
+    let mut done = Ingested {
+        level: ingest.ack().into(),
+        received: 0,
+        acknowledged: 0,
+        ranges: Vec::new(),
+        errors: Vec::new(),
+    };
     for submitted in under_way {
         let frames = submitted.frames();
         done.received += frames;

@@ -83,7 +83,7 @@ pub use raw::{Damage, RawFile, Scan};
 pub use reader::{Cursor, LogReader, ReadError};
 pub use recovery::{OpenError, Recovery};
 pub use salvage::{Proof, Salvage, Salvaged, salvage};
-pub use settings::Settings;
+pub use settings::{Ack, Settings};
 pub use writer::DrawId;
 
 use crate::{clock::Clock, segment};
@@ -234,6 +234,7 @@ pub struct LogWriter {
     requests: Sender<Request>,
     room: Arc<Semaphore>,
     shared: Arc<Shared>,
+    ack: Ack,
 }
 
 impl std::fmt::Debug for Request {
@@ -307,6 +308,11 @@ impl LogWriter {
     pub fn stream(&self) -> &str {
         &self.shared.stream
     }
+
+    /// What an answered append means.
+    pub fn ack(&self) -> Ack {
+        self.ack
+    }
 }
 
 impl Reservation {
@@ -369,11 +375,13 @@ impl Ready {
             first_append_ms: recovered.first_append_ms,
             producers: recovered.producers,
             table: Vec::new(),
+            unsynced_since: None,
             requests: received,
             waiting: VecDeque::new(),
         };
         let units = settings.queue_bytes.as_usize() / ROOM_UNIT_BYTES + 2;
-        let handle = LogWriter { requests, room: Arc::new(Semaphore::new(units)), shared };
+        let room = Arc::new(Semaphore::new(units));
+        let handle = LogWriter { requests, room, shared, ack: settings.ack };
         Ok(Self { writer, handle, lock, report: recovered.report })
     }
 }

@@ -31,10 +31,24 @@ pub struct Settings {
     pub group_bytes: ByteSize,
     /// Bytes that may wait for the writer before sources are held back.
     pub queue_bytes: ByteSize,
+    /// When frames are acknowledged; each acknowledgement says it as its level.
+    pub ack: Ack,
     /// Numbered producers that are known at most; the one whose last frame is
     /// longest ago is forgotten. In small segments fewer are kept, so that a
     /// frame fits beside them.
     pub max_producers: usize,
+}
+
+/// When frames are acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    /// After the fsync that covers them: they outlive a power cut.
+    #[default]
+    Disk,
+    /// When the system has them in memory, to be synced within a second: they
+    /// outlive the process, not a failure of the machine.
+    Memory,
 }
 
 impl Default for Settings {
@@ -45,6 +59,7 @@ impl Default for Settings {
             max_frame_bytes: DEFAULT_MAX_FRAME,
             group_bytes: ByteSize::mib(4),
             queue_bytes: ByteSize::mib(64),
+            ack: Ack::Disk,
             max_producers: 10_000,
         }
     }

@@ -23,7 +23,7 @@ use super::{
     producers::Producers,
     raw::RawFile,
     recovery::first_batch,
-    settings::Settings,
+    settings::{Ack, Settings},
     spare::{Filler, Spares, TakeError},
 };
 use crate::{clock::Clock, metrics};
@@ -56,6 +56,9 @@ pub(super) struct Writer {
     pub producers: Producers,
     /// The table of the batch that is being written.
     pub table: Vec<u8>,
+    /// When the first batch was written that is not synced, where frames are
+    /// acknowledged before that.
+    pub unsynced_since: Option<i64>,
     pub requests: Receiver<Request>,
     /// Taken from `requests` and not served yet.
     pub waiting: VecDeque<Request>,
@@ -63,6 +66,10 @@ pub(super) struct Writer {
 
 /// What headers take of a segment that holds a table and one more batch.
 const HEADERS_BYTES: usize = FILE_HEADER_BYTES + 2 * BATCH_HEADER_BYTES;
+
+/// How long frames may stay in memory only, where that is what is
+/// acknowledged.
+const SYNC_WITHIN: Duration = Duration::from_secs(1);
 
 /// How often a full log tries to go on.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -91,7 +98,7 @@ impl Writer {
     pub fn step(&mut self, patience: Duration) -> ControlFlow<Result<(), AppendError>> {
         let request = match self.waiting.pop_front() {
             Some(request) => Ok(request),
-            None => self.requests.recv_timeout(patience),
+            None => self.requests.recv_timeout(patience.min(self.until_sync())),
         };
         let done = match request {
             Ok(Request::Close(reply)) => {
@@ -104,8 +111,9 @@ impl Writer {
                 self.commit(items, most_bytes)
             }
             Err(RecvTimeoutError::Timeout) => self.close_if_due(),
-            Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(Ok(())),
+            Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(self.sync()),
         };
+        let done = if self.until_sync().is_zero() { done.and(self.sync()) } else { done };
         match done {
             Err(error @ AppendError::Failed { .. }) => {
                 tracing::error!(%error, "the log writer stops");
@@ -131,6 +139,26 @@ impl Writer {
         }
         let age = u64::try_from((self.clock)() - first).unwrap_or(0);
         self.settings.segment_age.0.saturating_sub(Duration::from_millis(age)).min(IDLE)
+    }
+
+    /// Time until what is in memory only is to be synced.
+    fn until_sync(&self) -> Duration {
+        let Some(since) = self.unsynced_since else { return IDLE };
+        // At once, should the clock have been set back.
+        let age = u64::try_from((self.clock)() - since).map_or(SYNC_WITHIN, Duration::from_millis);
+        SYNC_WITHIN.saturating_sub(age)
+    }
+
+    /// Makes durable what was acknowledged before it was.
+    fn sync(&mut self) -> Result<(), AppendError> {
+        if self.unsynced_since.take().is_some() { self.sync_data() } else { Ok(()) }
+    }
+
+    fn sync_data(&self) -> Result<(), AppendError> {
+        let started = Instant::now();
+        self.active.file.sync_data().map_err(|e| AppendError::failed("fsync", self.active.path(), &e))?;
+        metrics::log_fsync(started.elapsed());
+        Ok(())
     }
 
     /// Closes a segment that is old enough. In a full log any: that there is
@@ -195,7 +223,7 @@ impl Writer {
         }
     }
 
-    /// Writes and syncs `group` as one batch. Gives its time.
+    /// Writes `group` as one batch and, as the settings say, syncs it. Gives its time.
     fn write(&mut self, group: &Group) -> Result<i64, AppendError> {
         let (frames, now) = (group.frames(), (self.clock)());
         let header =
@@ -209,10 +237,12 @@ impl Writer {
             io::ErrorKind::StorageFull => self.full(&e),
             _ => AppendError::failed("write", self.active.path(), &e),
         })?;
-        let started = Instant::now();
-        self.active.file.sync_data().map_err(|e| AppendError::failed("fsync", self.active.path(), &e))?;
+        match self.settings.ack {
+            Ack::Disk => self.sync_data()?,
+            Ack::Memory => drop(self.unsynced_since.get_or_insert(now)),
+        }
         let bytes: usize = frames.iter().map(Bytes::len).sum();
-        metrics::log_group(started.elapsed(), group.len(), bytes);
+        metrics::log_group(group.len(), bytes);
         self.position += (BATCH_HEADER_BYTES + self.table.len() + bytes) as u64;
         Ok(now)
     }
@@ -240,6 +270,8 @@ impl Writer {
     /// Opens the next segment. In the place of one that is full of tables
     /// only, which it begins with the sum of.
     fn open_next(&mut self) -> Result<(), AppendError> {
+        // A segment is begun when everything before it is durable.
+        self.sync()?;
         let header = FileHeader::new((self.draw_id)(), self.next_offset, (self.clock)());
         let first = first_batch(&header, &self.producers);
         let next = self.spares.take(header, &first).map_err(|error| match error {

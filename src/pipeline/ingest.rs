@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::Clock,
     frame::Unit,
-    log::{AppendError, Appended, Claim, LogWriter, Pending},
+    log::{Ack, AppendError, Appended, Claim, LogWriter, Pending},
     metrics,
     store::{NewDeadLetter, Store},
     units::ByteSize,
@@ -185,6 +185,11 @@ impl Ingest {
     /// Cancelled when no more bytes should be taken.
     pub fn closing(&self) -> &CancellationToken {
         &self.inner.closing
+    }
+
+    /// What an answer says about frames that are taken.
+    pub fn ack(&self) -> Ack {
+        self.log.ack()
     }
 
     /// The stream that frames go to.

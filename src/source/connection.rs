@@ -299,7 +299,7 @@ impl<'a, W: AsyncWrite + Unpin> Answers<'a, W> {
         match answer {
             Answer::Taken { offset, count, duplicates } => {
                 if duplicates > 0 {
-                    let (level, stream) = (Level::Disk, self.ingest.stream().to_owned());
+                    let (level, stream) = (self.level(), self.ingest.stream().to_owned());
                     let count = duplicates.into();
                     self.put(&Reply::Ack { level, stream, offset: None, count, duplicate: true });
                 }
@@ -321,6 +321,10 @@ impl<'a, W: AsyncWrite + Unpin> Answers<'a, W> {
         }
     }
 
+    fn level(&self) -> Level {
+        self.ingest.ack().into()
+    }
+
     fn put(&mut self, reply: &Reply) {
         self.put_ack();
         reply.put(&mut self.out);
@@ -329,7 +333,7 @@ impl<'a, W: AsyncWrite + Unpin> Answers<'a, W> {
     /// Appends the ack of what was taken so far.
     fn put_ack(&mut self) {
         if let Some((offset, count)) = self.taken.take() {
-            let (level, stream) = (Level::Disk, self.ingest.stream().to_owned());
+            let (level, stream) = (self.level(), self.ingest.stream().to_owned());
             Reply::Ack { level, stream, offset: Some(offset), count, duplicate: false }.put(&mut self.out);
         }
     }

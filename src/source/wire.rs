@@ -4,14 +4,25 @@
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::{frame::PREFIX_BYTES, pipeline::Refusal};
+use crate::{frame::PREFIX_BYTES, log::Ack, pipeline::Refusal};
 
 /// How safe an acknowledged frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Written and synced to the local disk.
+    /// In the memory of the system: it outlives the process.
+    Memory,
+    /// Written and synced to the local disk: it outlives a power cut.
     Disk,
+}
+
+impl From<Ack> for Level {
+    fn from(ack: Ack) -> Self {
+        match ack {
+            Ack::Memory => Self::Memory,
+            Ack::Disk => Self::Disk,
+        }
+    }
 }
 
 /// One answer frame.

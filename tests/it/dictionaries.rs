@@ -44,9 +44,12 @@ fn unlike(from: u64, to: u64) -> Vec<Vec<u8>> {
     (from..to).map(|n| text_frame(&text(n))).collect()
 }
 
-async fn sealed(daemon: &Daemon, segments: u64) {
+/// Waits until at least so many segments are sealed, and none is closed that
+/// is not.
+async fn sealed(site: &Site, daemon: &Daemon, segments: u64) {
     eventually("segments are sealed", async || {
-        daemon.status().await["segments"]["sealed"].as_u64().unwrap() >= segments
+        let sealed = daemon.status().await["segments"]["sealed"].as_u64().unwrap();
+        sealed >= segments && site.log_files(".log").len() == 1
     })
     .await;
 }
@@ -81,7 +84,7 @@ async fn an_adopted_dictionary_is_used_by_the_daemon_and_survives_restarts() {
     let daemon = site.start();
     let mut producer = Producer::tcp(daemon.tcp()).await;
     producer.put_all(&sent[..1_700]).await;
-    sealed(&daemon, 2).await;
+    sealed(&site, &daemon, 2).await;
     assert_eq!(thalweg(&site, &["dictionaries", "list"]).1.unwrap(), json!([]));
 
     // A dry run leaves nothing.
@@ -96,12 +99,12 @@ async fn an_adopted_dictionary_is_used_by_the_daemon_and_survives_restarts() {
     let digest = trial["best"]["digest"].as_str().unwrap().to_owned();
     let before = dictionaries_of_segments(&site).len();
     producer.put_all(&sent[1_700..2_200]).await;
-    sealed(&daemon, before as u64 + 1).await;
+    sealed(&site, &daemon, before as u64 + 1).await;
     daemon.derived(2_200).await;
     daemon.stop_drained();
     let daemon = site.start();
     Producer::tcp(daemon.tcp()).await.put_all(&sent[2_200..]).await;
-    sealed(&daemon, before as u64 + 2).await;
+    sealed(&site, &daemon, before as u64 + 2).await;
     daemon.derived(2_700).await;
     daemon.stop_drained();
     let named = dictionaries_of_segments(&site);
@@ -155,12 +158,12 @@ async fn a_dictionary_that_does_not_win_is_reported_and_not_adopted() {
     let (code, said) = thalweg(&site, &["dictionaries", "train"]);
     assert!(code == Some(1) && said.unwrap_err().contains("segments seal"), "there is nothing to train on");
     producer.put_all(&unlike(0, 1_700)).await;
-    sealed(&daemon, 2).await;
+    sealed(&site, &daemon, 2).await;
     let trial = done(&site, &["dictionaries", "train", "--sizes", "16KiB"]);
     assert_eq!((&trial["verdict"], &trial["against"]), (&json!("rejected"), &json!("no_dictionary")));
     let before = dictionaries_of_segments(&site).len() as u64;
     producer.put_all(&unlike(1_700, 2_300)).await;
-    sealed(&daemon, before + 1).await;
+    sealed(&site, &daemon, before + 1).await;
     daemon.stop_drained();
     assert!(dictionaries_of_segments(&site).iter().all(Option::is_none));
     let artifacts = done(&site, &["artifacts", "list"]);
@@ -183,7 +186,7 @@ async fn a_dictionary_is_trained_by_itself_where_that_is_set_and_not_used_where_
     site.configure(&format!("{TCP}{SMALL}dictionary = \"off\"\n"));
     let daemon = site.start();
     Producer::tcp(daemon.tcp()).await.put_all(&repetitive(1_700, 2_300)).await;
-    sealed(&daemon, before + 1).await;
+    sealed(&site, &daemon, before + 1).await;
     daemon.stop_drained();
     assert_eq!(dictionaries_of_segments(&site).last(), Some(&None));
 }

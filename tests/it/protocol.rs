@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use thalweg::record::{Defaults, RecordRef};
 
 use crate::{
-    daemon::{Site, TCP, fixture},
+    daemon::{HTTP, Site, TCP, fixture},
     producer::{Producer, Reply, framed, text_frame},
     tools,
 };
@@ -228,4 +228,21 @@ async fn another_cap_on_frames_holds_to_the_byte() {
     let replies = producer.finish().await;
     assert_eq!((replies[0].code.as_str(), replies[1].kind.as_str()), ("oversized", "ack"));
     daemon.stop_drained();
+}
+
+#[tokio::test]
+async fn each_answer_says_how_safe_the_frames_are_and_what_is_in_memory_outlives_a_kill() {
+    let site = Site::new(&format!("{TCP}{HTTP}"));
+    for (ack, first) in [("disk", 0), ("memory", 2)] {
+        site.configure(&format!("{TCP}{HTTP}[log]\nack = \"{ack}\"\n"));
+        let daemon = site.start();
+        let mut producer = Producer::tcp(daemon.tcp()).await;
+        producer.send(&text_frame("one over tcp")).await;
+        let reply = producer.finish().await.remove(0);
+        assert_eq!((reply.level.as_str(), reply.offset), (ack, first));
+        let (_, reply) = daemon.post("/v1/ingest", "application/json", "{\"text\":\"one over http\"}").await;
+        assert_eq!((&reply["level"], &reply["ranges"][0]["offset"]), (&ack.into(), &(first + 1).into()));
+        daemon.kill();
+    }
+    assert_eq!(site.start().status().await["end_offset"], 4);
 }

@@ -281,20 +281,28 @@ async fn a_request_that_finds_no_room_for_its_body_is_told_when_to_come_again() 
     let text = fs::read_to_string(site.pipeline()).unwrap();
     fs::write(site.pipeline(), text.replace("[http]\n", "[http]\nbody_bytes = \"64KiB\"\n")).unwrap();
     let daemon = site.start();
-    let (mut slow, body): (DuplexStream, DuplexStream) = tokio::io::duplex(1 << 20);
     let held = text_frame(&"held ".repeat(10_000));
-    slow.write_all(&held[..held.len() - 1]).await.unwrap();
     let url = format!("{}/v1/ingest", daemon.http);
-    let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::new(body));
-    let first = reqwest::Client::new().post(&url).header("content-type", "application/msgpack").body(body);
-    let first = tokio::spawn(first.send());
+    let request = || reqwest::Client::new().post(&url).header("content-type", "application/msgpack");
+    let slowly = async || {
+        let (mut slow, body): (DuplexStream, DuplexStream) = tokio::io::duplex(1 << 20);
+        slow.write_all(&held[..held.len() - 1]).await.unwrap();
+        let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::new(body));
+        (slow, tokio::spawn(request().body(body).send()))
+    };
+    let (mut slow, mut first) = slowly().await;
     let small = text_frame("small");
-    crate::daemon::eventually("the slow body has arrived", async || {
-        let request = reqwest::Client::new().post(&url).header("content-type", "application/msgpack");
-        let response = request.body(held.clone()).send().await.unwrap();
-        response.status() == 503 && response.headers()["retry-after"] == "1"
-    })
-    .await;
+    loop {
+        let response = request().body(held.clone()).send().await.unwrap();
+        if response.status() == 503 {
+            assert_eq!(response.headers()["retry-after"], "1");
+            break;
+        }
+        // The probe was there first, and the slow one was refused.
+        if first.is_finished() {
+            (slow, first) = slowly().await;
+        }
+    }
     assert_eq!(
         daemon.post("/v1/ingest", "application/msgpack", small).await.0,
         200,

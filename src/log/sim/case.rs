@@ -12,7 +12,7 @@ use super::{
     rot,
 };
 use crate::{
-    log::Settings,
+    log::{Ack, Settings},
     units::{ByteSize, Period},
 };
 
@@ -20,21 +20,23 @@ use crate::{
 const CALLS_OF_A_LIFE: u64 = 120;
 
 /// Small enough that everything happens often.
-pub fn settings(rng: &mut SmallRng) -> Settings {
+fn settings(ack: Ack, rng: &mut SmallRng) -> Settings {
     Settings {
         segment_bytes: ByteSize([3_000, 4_096, 9_000][rng.random_range(0..3)]),
         segment_age: Period::secs(60),
         max_frame_bytes: ByteSize(600),
         group_bytes: ByteSize([200, 1_000, 2_400][rng.random_range(0..3)]),
         queue_bytes: ByteSize::kib(64),
+        ack,
         max_producers: 10,
     }
 }
 
-/// Runs the case of `seed` and returns a checksum of all that happened.
-pub fn run(root: &Path, trust: Trust, seed: u64) -> u32 {
+/// Runs the case of `seed` and returns a checksum of all that happened. A log
+/// that acknowledges from memory is only held to it while the machine runs.
+pub fn run(root: &Path, trust: Trust, ack: Ack, seed: u64) -> u32 {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let mut world = World::new(root, settings(&mut rng), trust, seed);
+    let mut world = World::new(root, settings(ack, &mut rng), trust, seed);
     let mut faulty = trust == Trust::Sound;
     for _ in 0..rng.random_range(2..=5) {
         let Some(mut life) = begin(&mut world, &mut rng, faulty) else { continue };
@@ -51,8 +53,14 @@ pub fn run(root: &Path, trust: Trust, seed: u64) -> u32 {
     world.disk.trace()
 }
 
+/// Whether only the process may go.
+fn machine_stays(world: &World<'_>) -> bool {
+    world.trust == Trust::Sound && world.settings.ack == Ack::Memory
+}
+
 /// What may go wrong on a disk that is trusted that far.
-fn faults(rng: &mut SmallRng, trust: Trust, calls: u64) -> Faults {
+fn faults(rng: &mut SmallRng, world: &World<'_>) -> Faults {
+    let (trust, calls) = (world.trust, world.disk.calls());
     let crash = rng
         .random_bool(0.6)
         .then(|| Crash { at: calls + rng.random_range(1..CALLS_OF_A_LIFE), reached: rng.random_bool(0.5) });
@@ -62,7 +70,7 @@ fn faults(rng: &mut SmallRng, trust: Trust, calls: u64) -> Faults {
         short: share(0.3, 0.3),
         full: share(0.2, 0.1),
         write_fails: share(0.1, 0.02),
-        sync_fails: share(0.2, 0.05),
+        sync_fails: if machine_stays(world) { 0.0 } else { share(0.2, 0.05) },
         sync_lies: if trust == Trust::Lying { share(0.9, 0.4) } else { 0.0 },
         reads_that_fail: u32::from(rng.random_bool(0.2)),
         budget: rng.random_bool(0.2).then(|| rng.random_range(10_000..40_000)),
@@ -75,7 +83,7 @@ fn begin(world: &mut World<'_>, rng: &mut SmallRng, faulty: bool) -> Option<Life
     for attempt in 0.. {
         // A disk that lies from the start could lose that there was a log.
         let sound = attempt > 5 || !faulty;
-        let chosen = if sound { Faults::default() } else { faults(rng, world.trust, world.disk.calls()) };
+        let chosen = if sound { Faults::default() } else { faults(rng, world) };
         world.disk.set_faults(chosen);
         match world.open() {
             Ok(life) if !world.disk.is_down() => return Some(life),
@@ -127,7 +135,8 @@ fn finish(world: &mut World<'_>, life: Life, rng: &mut SmallRng) {
 }
 
 fn end(world: &World<'_>, rng: &mut SmallRng) {
-    let end = if rng.random_bool(0.4) { End::Killed } else { End::PowerCut };
+    let killed = rng.random_bool(0.4) || machine_stays(world);
+    let end = if killed { End::Killed } else { End::PowerCut };
     let leaves = [Leaves::Nothing, Leaves::Some, Leaves::Some, Leaves::All][rng.random_range(0..4)];
     world.disk.end(end, leaves);
 }

@@ -8,7 +8,7 @@ use super::{
     scratch,
 };
 use crate::{
-    log::Settings,
+    log::{Ack, Settings},
     units::{ByteSize, Period},
 };
 
@@ -19,6 +19,7 @@ fn settings() -> Settings {
         max_frame_bytes: ByteSize(600),
         group_bytes: ByteSize(1_200),
         queue_bytes: ByteSize::kib(64),
+        ack: Ack::Disk,
         max_producers: 10,
     }
 }

@@ -27,6 +27,8 @@ use std::{
 
 use oracle::Trust;
 
+use crate::log::Ack;
+
 /// A folder of the machine for sealed segments: in memory where there is one,
 /// because nothing in it has to last.
 fn scratch() -> tempfile::TempDir {
@@ -40,16 +42,16 @@ fn number(variable: &str) -> Option<u64> {
 
 /// Runs `cases` cases, or as many as the environment says; names the seed of
 /// one that fails.
-fn run_cases(trust: Trust, cases: u64) {
+fn run_cases(trust: Trust, ack: Ack, cases: u64) {
     let seeds = match number("THALWEG_SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("THALWEG_SIM_CASES").unwrap_or(cases),
     };
     for seed in seeds {
         let root = scratch();
-        let ran = catch_unwind(AssertUnwindSafe(|| case::run(root.path(), trust, seed)));
+        let ran = catch_unwind(AssertUnwindSafe(|| case::run(root.path(), trust, ack, seed)));
         if let Err(failure) = ran {
-            eprintln!("{trust:?}: the case of THALWEG_SIM_SEED={seed} failed");
+            eprintln!("{trust:?}, {ack:?}: the case of THALWEG_SIM_SEED={seed} failed");
             resume_unwind(failure);
         }
     }
@@ -57,17 +59,27 @@ fn run_cases(trust: Trust, cases: u64) {
 
 #[test]
 fn on_a_disk_that_keeps_what_it_synced_every_promise_is_kept() {
-    run_cases(Trust::Sound, 2_000);
+    run_cases(Trust::Sound, Ack::Disk, 2_000);
 }
 
 #[test]
 fn on_a_disk_that_lies_nothing_wrong_is_read_and_no_known_offset_given_again() {
-    run_cases(Trust::Lying, 1_000);
+    run_cases(Trust::Lying, Ack::Disk, 1_000);
+}
+
+#[test]
+fn what_is_acknowledged_from_memory_outlives_the_process() {
+    run_cases(Trust::Sound, Ack::Memory, 1_000);
+}
+
+#[test]
+fn what_is_acknowledged_from_memory_and_lost_with_the_machine_leaves_a_log_that_is_whole() {
+    run_cases(Trust::Lying, Ack::Memory, 1_000);
 }
 
 #[test]
 fn on_a_disk_that_rots_what_is_whole_is_kept_and_what_is_lost_is_said() {
-    run_cases(Trust::Rotting, 1_000);
+    run_cases(Trust::Rotting, Ack::Disk, 1_000);
 }
 
 #[test]
@@ -75,9 +87,9 @@ fn the_same_seed_makes_the_same_calls_with_the_same_ends() {
     for trust in [Trust::Sound, Trust::Lying, Trust::Rotting] {
         for seed in 0..20 {
             let root = scratch();
-            let first = case::run(root.path(), trust, seed);
+            let first = case::run(root.path(), trust, Ack::Disk, seed);
             let root = scratch();
-            assert_eq!(case::run(root.path(), trust, seed), first, "{trust:?}, seed {seed}");
+            assert_eq!(case::run(root.path(), trust, Ack::Disk, seed), first, "{trust:?}, seed {seed}");
         }
     }
 }

@@ -10,6 +10,10 @@
 //! [`crate::record`]'s. The length is checked against the cap before anything
 //! is allocated for it.
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 

@@ -50,6 +50,9 @@
 
 mod directory;
 mod format;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod group;
 mod io;
 mod producers;

@@ -80,6 +80,9 @@ mod block;
 mod cut;
 mod damage;
 mod format;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod index;
 mod info;
 mod locate;
@@ -89,7 +92,7 @@ mod salvage;
 mod seal;
 mod seek_table;
 mod settings;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -80,7 +80,7 @@ fn dictionaries_of_segments(site: &Site) -> Vec<Option<String>> {
 #[tokio::test]
 async fn an_adopted_dictionary_is_used_by_the_daemon_and_survives_restarts() {
     let site = Site::new(&format!("{TCP}{SMALL}"));
-    let sent = repetitive(0, 2_700);
+    let sent = repetitive(0, 3_300);
     let daemon = site.start();
     let mut producer = Producer::tcp(daemon.tcp()).await;
     producer.put_all(&sent[..1_700]).await;
@@ -98,14 +98,14 @@ async fn an_adopted_dictionary_is_used_by_the_daemon_and_survives_restarts() {
     assert_eq!(trial["best"], tried["best"], "the same segments and seed give the same dictionary");
     let digest = trial["best"]["digest"].as_str().unwrap().to_owned();
     let before = dictionaries_of_segments(&site).len();
-    producer.put_all(&sent[1_700..2_200]).await;
+    producer.put_all(&sent[1_700..2_500]).await;
     sealed(&site, &daemon, before as u64 + 1).await;
-    daemon.derived(2_200).await;
+    daemon.derived(2_500).await;
     daemon.stop_drained();
     let daemon = site.start();
-    Producer::tcp(daemon.tcp()).await.put_all(&sent[2_200..]).await;
+    Producer::tcp(daemon.tcp()).await.put_all(&sent[2_500..]).await;
     sealed(&site, &daemon, before as u64 + 2).await;
-    daemon.derived(2_700).await;
+    daemon.derived(3_300).await;
     daemon.stop_drained();
     let named = dictionaries_of_segments(&site);
     assert!(named[..before].iter().all(Option::is_none), "{named:?}");

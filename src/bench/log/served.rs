@@ -32,6 +32,10 @@ pub const LOG_ONLY: &str = "[derive]\nenabled = false\n\n[embed]\nprovider = \"h
 
 /// Of the ceiling, by the goals of the log.
 const OF_CEILING: [f64; 2] = [0.7, 0.6];
+/// Of the same without its fsync, and of the same when nobody waits for the
+/// acknowledgements.
+const OF_UNSYNCED: f64 = 0.8;
+const OF_NOT_AWAITED: f64 = 0.9;
 /// Of the peer.
 const OF_PEER: f64 = 5.0;
 /// Milliseconds at the 99th percentile.
@@ -56,6 +60,19 @@ impl Wire for Acked {
     }
 }
 
+/// As [`Acked`], by a producer that does not wait for any answer.
+struct NotAwaited;
+
+impl Wire for NotAwaited {
+    fn count(&self, bytes: &[u8]) -> Result<(usize, usize)> {
+        Acked.count(bytes)
+    }
+
+    fn acknowledges(&self) -> bool {
+        false
+    }
+}
+
 /// One run against a server; its processor time includes what it does later.
 fn run(address: &str, process: &Process, shape: &Shape, wire: &impl Wire, batches: &[Bytes]) -> Result<Run> {
     let before = process.usage()?;
@@ -76,11 +93,37 @@ pub fn cases(options: &Options, peer: Option<Peer>) -> Result<Vec<Case>> {
     for (shape, of_ceiling) in SHAPES.iter().zip(OF_CEILING) {
         cases.extend(of_shape(options, shape, of_ceiling, &payloads, &daemon, redis.as_ref(), &bare)?);
     }
+    let [many, ..] = &SHAPES;
+    cases.extend(price_of_acks(options, many, &payloads, &daemon)?);
     #[expect(clippy::cast_precision_loss, reason = "megabytes")]
     let peak = daemon.process().usage()?.peak_rss_bytes as f64 / f64::from(1 << 20);
-    cases.push(Case::single("peak memory", "MiB", Better::Lower, peak).with_goal(MEMORY_MIB));
+    cases.push(Case::single("peak memory, no consumer", "MiB", Better::Lower, peak).with_goal(MEMORY_MIB));
     daemon.stop()?;
     Ok(cases)
+}
+
+/// What durability costs, and waiting for the acknowledgements.
+fn price_of_acks(options: &Options, shape: &Shape, payloads: &[Bytes], daemon: &Daemon) -> Result<Vec<Case>> {
+    let batches = frames::batches(payloads, shape.batch);
+    let unsynced = format!("[log]\nack = \"memory\"\n\n{LOG_ONLY}");
+    let unsynced = Daemon::start(Folder::new(&options.scratch, &unsynced)?)?;
+    let (address, from_memory) = (daemon.address()?.to_owned(), unsynced.address()?.to_owned());
+    let mut sides: Vec<Box<dyn FnMut() -> Result<Run> + '_>> = vec![
+        Box::new(|| run(&address, daemon.process(), shape, &Acked, &batches)),
+        Box::new(|| run(&from_memory, unsynced.process(), shape, &Acked, &batches)),
+        Box::new(|| run(&address, daemon.process(), shape, &NotAwaited, &batches)),
+    ];
+    let runs = in_turn("log, price of acknowledgements", options.runs, &mut sides)?;
+    drop(sides);
+    unsynced.stop()?;
+    let [awaited, unsynced, not_awaited] = runs.as_slice() else { anyhow::bail!("a side gave nothing") };
+    let rate = |runs: &[Run]| sample_of(runs, |run: &Run| run.records_per_s);
+    let mine = rate(awaited)?;
+    let case = Case::new(format!("{}: throughput", shape.name), "records/s", Better::Higher, &mine);
+    Ok(vec![
+        case.clone().against_peer("acknowledged from memory", &mine, &rate(unsynced)?).with_goal(OF_UNSYNCED),
+        case.against_peer("acks not awaited", &mine, &rate(not_awaited)?).with_goal(OF_NOT_AWAITED),
+    ])
 }
 
 fn of_shape(

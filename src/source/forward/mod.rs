@@ -31,6 +31,9 @@
 
 mod connection;
 mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod handshake;
 mod inflate;
 mod intake;
@@ -55,8 +58,6 @@ use inflate::Limits;
 use message::Request;
 use stream::Splitter;
 use unpack::{Step, Terms, Unpack};
-
-use crate::{frame::Payloads, record::RecordRef};
 
 /// How many times `max_message_bytes` the entries of a message may inflate to.
 pub const INFLATED_TIMES: u64 = 16;
@@ -92,26 +93,4 @@ pub fn decode(bytes: &[u8], text_keys: &[&str], messages: usize, frames: usize) 
     }
     take(&mut run);
     (runs, count)
-}
-
-/// A target for a fuzzer: the first byte says how much of the rest is one
-/// PackedForward message's entries; everything else is a client's stream.
-#[doc(hidden)]
-pub fn fuzz(bytes: &[u8]) {
-    const MOST: usize = 1 << 20;
-    let Some((first, rest)) = bytes.split_first() else { return };
-    let check = |stream: &[u8]| {
-        let (runs, count) = decode(stream, &["text", "log"], MOST, MOST);
-        let frames = runs.into_iter().flat_map(Payloads);
-        let good = frames.filter(|payload| RecordRef::parse(payload).is_ok()).count();
-        assert_eq!(good as u64, count, "a frame that admission would refuse");
-    };
-    check(rest);
-    let compressed: &[u8] = match first % 3 {
-        0 => b"\x80",
-        1 => b"\x81\xaacompressed\xa4gzip",
-        _ => b"\x81\xaacompressed\xa4zstd",
-    };
-    let length = u32::try_from(rest.len()).unwrap_or(u32::MAX).to_be_bytes();
-    check(&[b"\x93\xa1t\xc6", &length[..], rest, compressed].concat());
 }

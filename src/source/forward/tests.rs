@@ -6,83 +6,11 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
-use crate::record::Defaults;
-
-const KEYS: [&str; 3] = ["text", "log", "message"];
-const MOST: usize = 1 << 20;
-
-/// Everything a stream comes to.
-#[derive(Debug, Default, PartialEq)]
-struct Seen {
-    payloads: Vec<Vec<u8>>,
-    /// Codes of what is refused; `unfit` stands for what admission refuses.
-    refused: Vec<String>,
-    acks: Vec<u8>,
-}
-
-/// Decodes `stream` as it arrives in pieces.
-fn see_in(stream: &[u8], pieces: &[usize]) -> Seen {
-    let mapping = Mapping { text_keys: KEYS.map(str::to_owned).to_vec(), max_frame: 4 << 10 };
-    let limits = Limits { entry: MOST, total: 16 * MOST as u64 };
-    let terms = Terms { mapping, limits };
-    let (mut splitter, mut run, mut seen) = (Splitter::default(), Run::default(), Seen::default());
-    let mut acks = BytesMut::new();
-    let (mut rest, mut pieces) = (stream, pieces.iter().copied().chain(std::iter::repeat(usize::MAX)));
-    'stream: loop {
-        loop {
-            let raw = match splitter.next(MOST) {
-                Ok(Some((_, raw))) => raw,
-                Ok(None) => break,
-                Err(fault) => {
-                    seen.refused.push(fault.code().to_owned());
-                    break 'stream;
-                }
-            };
-            let message = match Request::read(&raw) {
-                Ok(Request::Message(message)) => message,
-                Ok(Request::Heartbeat) => continue,
-                Err(_) => {
-                    seen.refused.push("bad_message".to_owned());
-                    break 'stream;
-                }
-            };
-            let chunk = message.chunk.clone();
-            let mut unpack = Unpack::new(message, &terms);
-            loop {
-                let step = unpack.fill(&terms, &mut run);
-                let (frames, count) = run.take();
-                let before = seen.payloads.len();
-                seen.payloads.extend(Payloads(frames).map(|payload| payload.to_vec()));
-                assert_eq!(seen.payloads.len() - before, count as usize);
-                match step {
-                    Step::Full => {}
-                    Step::Unfit(frame) => {
-                        let payload = Payloads(frame).next().unwrap();
-                        let fault = RecordRef::parse(&payload).unwrap_err();
-                        seen.refused.push(format!("unfit {}", fault.code()));
-                    }
-                    Step::Refused(refused) => seen.refused.push(refused.code.to_owned()),
-                    Step::End => break,
-                }
-            }
-            if let Some(chunk) = chunk {
-                chunk.put_ack(&mut acks);
-            }
-        }
-        if rest.is_empty() {
-            seen.refused.extend(splitter.end().err().map(|cut| cut.code().to_owned()));
-            break;
-        }
-        let (piece, after) = rest.split_at(pieces.next().unwrap().clamp(1, rest.len()));
-        splitter.feed(piece);
-        rest = after;
-    }
-    seen.acks = acks.to_vec();
-    // Whatever is told apart as good must be good.
-    assert!(seen.payloads.iter().all(|payload| RecordRef::parse(payload).is_ok()));
-    seen
-}
+use super::{
+    fuzz::{MOST, Seen, see_in, target},
+    *,
+};
+use crate::record::{Defaults, RecordRef};
 
 fn see(stream: &[u8]) -> Seen {
     see_in(stream, &[])
@@ -396,6 +324,6 @@ proptest! {
         see(&bytes);
         see(&[&[head, 0xa1, b't'][..], &bytes].concat());
         see(&[&[0x92, 0xa1, b't', 0xc4, u8::try_from(bytes.len()).unwrap_or(255)][..], &bytes].concat());
-        fuzz(&bytes);
+        target(&bytes);
     }
 }

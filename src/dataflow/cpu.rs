@@ -18,8 +18,8 @@ pub struct Cpu {
 }
 
 /// How much less than others threads in the background get where all want the
-/// processor: a tenth (`nice(2)`).
-const BACKGROUND_NICENESS: libc::c_int = 10;
+/// processor: a hundredth (`nice(2)`).
+const BACKGROUND_NICENESS: libc::c_int = 19;
 
 impl Cpu {
     /// A bridge to `threads` threads; one per core if 0.

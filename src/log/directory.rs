@@ -22,6 +22,9 @@ pub struct Lock(#[expect(dead_code, reason = "held for its lock")] Held);
 
 const RAW: &str = ".log";
 const SEALED: &str = ".seg.zst";
+/// Files kept for the next segments: what a burst fills faster than it can be
+/// sealed need not be zeroed first.
+const SPARES: usize = 4;
 
 impl Directory {
     /// The folder of `stream` under `root`.
@@ -69,9 +72,9 @@ impl Directory {
         self.path.join(format!("{base:020}{SEALED}"))
     }
 
-    /// Path of the zeroed or recycled file that waits for its next use.
-    pub fn spare(&self) -> PathBuf {
-        self.path.join("spare")
+    /// Paths of the zeroed or recycled files that wait for their next use.
+    pub fn spares(&self) -> impl Iterator<Item = PathBuf> {
+        (0..SPARES).map(|n| self.path.join(format!("spare.{n}")))
     }
 
     /// Where files are put aside that cannot be read, or not wholly.

@@ -8,7 +8,7 @@
 //! | `LOCK` | locked by the one process that writes |
 //! | `OFFSET.log` | raw segment that starts at OFFSET; the highest is *active*, the others are closed and wait to be sealed |
 //! | `OFFSET.seg.zst` | sealed segment ([`crate::segment`]); replaces the raw one |
-//! | `spare` | a zeroed or recycled file for the next segment |
+//! | `spare.N` | zeroed or recycled files for the next segments |
 //! | `quarantine/` | files that were damaged, as they were found |
 //!
 //! # A raw segment file

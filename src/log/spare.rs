@@ -37,12 +37,12 @@ pub enum TakeError {
     },
 }
 
-/// The place of the one file that is kept ready.
+/// The places of the files that are kept ready.
 #[derive(Debug)]
 pub struct Spares {
     directory: Directory,
     bytes: u64,
-    /// Serialises every touch of the spare file.
+    /// Serialises every touch of them.
     slot: Mutex<()>,
 }
 
@@ -59,18 +59,18 @@ impl Spares {
     /// Makes a file ready if none is.
     pub fn fill(&self) -> io::Result<()> {
         let _held = self.hold();
-        self.ensure()
+        self.ensure().map(drop)
     }
 
-    /// Takes the ready file into use as the segment of `header`, making one
+    /// Takes a ready file into use as the segment of `header`, making one
     /// if there is none; `first` is its first batch, or empty. Durable when it
     /// returns, both or neither.
     pub fn take(&self, header: FileHeader, first: &[u8]) -> Result<RawFile, TakeError> {
         let path = self.directory.raw(header.base_offset);
         let _held = self.hold();
-        self.ensure()?;
-        let file = self.begin(header, first)?;
-        self.directory.io().rename(&self.directory.spare(), &path)?;
+        let spare = self.ensure()?;
+        let file = self.begin(&spare, header, first)?;
+        self.directory.io().rename(&spare, &path)?;
         match self.directory.sync() {
             Ok(()) => {
                 let raw = RawFile::new(file, path, header, self.bytes);
@@ -82,9 +82,9 @@ impl Spares {
     }
 
     /// Writes `header` and the first batch into the ready file.
-    fn begin(&self, header: FileHeader, first: &[u8]) -> io::Result<Box<dyn IoFile>> {
+    fn begin(&self, spare: &Path, header: FileHeader, first: &[u8]) -> io::Result<Box<dyn IoFile>> {
         let io = self.directory.io();
-        let file = io.open(&self.directory.spare(), Access::ReadWrite)?;
+        let file = io.open(spare, Access::ReadWrite)?;
         let header = header.encode();
         let written = write_all_at(&*file, &mut [IoSlice::new(&header), IoSlice::new(first)], 0);
         match written.and_then(|()| file.sync_data()) {
@@ -92,7 +92,7 @@ impl Spares {
             Err(error) => {
                 if is_media_error(&error) {
                     // The next attempt shall not meet the same bad place.
-                    let _ = io.remove(&self.directory.spare());
+                    let _ = io.remove(spare);
                 }
                 Err(error)
             }
@@ -104,9 +104,9 @@ impl Spares {
         self.directory.put_aside(path)
     }
 
-    /// Keeps the file of a sealed segment as the next spare if nobody reads it
-    /// any more and none is ready; deletes it otherwise. A damaged one is put
-    /// aside: what is left of it may be wanted yet.
+    /// Keeps the file of a sealed segment as a spare if nobody reads it any
+    /// more and few are ready; deletes it otherwise. A damaged one is put aside:
+    /// what is left of it may be wanted yet.
     pub fn recycle(&self, raw: Arc<RawFile>) -> io::Result<()> {
         let path = raw.path().to_owned();
         if !raw.damage().is_empty() {
@@ -116,21 +116,31 @@ impl Spares {
         let unread = Arc::into_inner(raw).is_some();
         let _held = self.hold();
         let io = self.directory.io();
-        if same_size && unread && io.len(&self.directory.spare())?.is_none() {
-            io.rename(&path, &self.directory.spare())?;
-        } else {
-            io.remove(&path)?;
+        match self.spare(|len| len != Some(self.bytes))?.filter(|_| same_size && unread) {
+            Some(free) => io.rename(&path, &free)?,
+            None => io.remove(&path)?,
         }
         self.directory.sync()
     }
 
-    /// Makes the spare file exist with its size on disk and every block
-    /// written.
-    fn ensure(&self) -> io::Result<()> {
-        let io = self.directory.io();
-        if io.len(&self.directory.spare())? == Some(self.bytes) {
-            return Ok(());
+    /// The first place whose file, if one is there, has a wanted length.
+    fn spare(&self, is_wanted: impl Fn(Option<u64>) -> bool) -> io::Result<Option<PathBuf>> {
+        for place in self.directory.spares() {
+            if is_wanted(self.directory.io().len(&place)?) {
+                return Ok(Some(place));
+            }
         }
+        Ok(None)
+    }
+
+    /// A file with its size on disk and every block written; makes one if none
+    /// is ready.
+    fn ensure(&self) -> io::Result<PathBuf> {
+        if let Some(ready) = self.spare(|len| len == Some(self.bytes))? {
+            return Ok(ready);
+        }
+        let io = self.directory.io();
+        let spare = self.directory.spares().next().unwrap_or_default();
         let making = self.directory.path().join("spare.tmp");
         let made = (|| {
             let file = io.create(&making)?;
@@ -143,13 +153,13 @@ impl Spares {
                 at += n as u64;
             }
             file.sync_all()?;
-            io.rename(&making, &self.directory.spare())
+            io.rename(&making, &spare)
         })();
         if made.is_err() {
             // A half-made file would keep the disk full.
             let _ = io.remove(&making);
         }
-        made
+        made.map(|()| spare)
     }
 }
 

@@ -115,7 +115,8 @@ fn strangers(folder: &Path) -> Vec<String> {
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     let known = |name: &str| {
         segment_name(name).is_some()
-            || matches!(name, "LOCK" | "spare" | "quarantine")
+            || matches!(name, "LOCK" | "quarantine")
+            || name.strip_prefix("spare.").is_some_and(|n| n.parse::<usize>().is_ok())
             || name.ends_with(durable::TEMPORARY_SUFFIX)
     };
     let mut strangers: Vec<String> = names.filter(|name| !known(name)).collect();

@@ -20,6 +20,8 @@ const CHECKSUM_BYTES: usize = 4;
 /// Why a block does not hold what the index says of it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BlockFault {
+    #[error("it has CRC-32C {found:08x} where the index says {expected:08x}")]
+    Checksum { expected: u32, found: u32 },
     #[error("it does not decompress: {0}")]
     Decompress(io::Error),
     #[error("it has {found} plain bytes where the index says {expected}")]
@@ -73,13 +75,18 @@ pub(super) fn content_checksum(packed: &[u8]) -> u32 {
     packed.last_chunk::<CHECKSUM_BYTES>().map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
-/// Decompresses a block and holds it against its index entry. zstd checks the
-/// XXH64.
+/// Decompresses a block and holds it against its index entry. The CRC-32C says
+/// that it is this block, and not a whole one of another place; zstd checks the
+/// XXH64 of what it holds.
 pub(super) fn unpack(
     packed: &[u8],
     info: &BlockInfo,
     dictionary: Option<&Dictionary>,
 ) -> Result<Bytes, BlockFault> {
+    let found = crc32c::crc32c(packed);
+    if found != info.crc32c {
+        return Err(BlockFault::Checksum { expected: info.crc32c, found });
+    }
     // The index refuses a plain length over the cap, so this one may be
     // allocated.
     let plain = dictionary::decompress(packed, info.plain_len as usize, dictionary)

@@ -80,7 +80,6 @@ impl fmt::Display for Damage {
             Self::Block { block, bytes: Range { start, end }, offsets, records_lost, reason } => {
                 write!(f, "block {block} (file bytes {start}..{end}) is damaged: {reason}; ")?;
                 match (records_lost, offsets) {
-                    (Some(0), _) => f.write_str("no record is lost"),
                     (Some(lost), Some(Range { start, end })) => {
                         write!(f, "{lost} records are lost, offsets {start}..{end}")
                     }

@@ -93,6 +93,7 @@ mod seal;
 mod seek_table;
 mod settings;
 #[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code))]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -152,17 +152,36 @@ fn a_damaged_block_is_named_and_the_others_are_read() {
 }
 
 #[test]
-fn a_bit_that_zstd_ignores_is_found_and_loses_nothing() {
+fn a_bit_that_zstd_ignores_is_damage_all_the_same() {
     let fixture = fixture(&small_batches(), 64);
     // Bit 4 of the frame header descriptor is unused (RFC 8878, 3.1.1.1.1.3).
     flip(&fixture.path, 4 * 8 + 4);
     let report = report(&fixture.path);
-    assert_eq!(report.content_digest, Some(fixture.sealed.content_digest));
+    assert_eq!(report.content_digest, None);
     assert!(
-        matches!(report.damage[..], [Damage::Block { block: 0, records_lost: Some(0), .. }]),
+        matches!(report.damage[..], [Damage::Block { block: 0, records_lost: Some(3), .. }]),
         "{:?}",
         report.damage
     );
+}
+
+#[test]
+fn a_whole_block_in_the_place_of_another_is_damage() {
+    let fixture = fixture(&small_batches(), 64);
+    let reader = Reader::open(&fixture.path).unwrap();
+    let (one, other) = (reader.blocks()[3], reader.blocks()[4]);
+    assert_eq!(
+        (one.compressed_len, one.plain_len, one.count),
+        (other.compressed_len, other.plain_len, other.count)
+    );
+    let mut bytes = fs::read(&fixture.path).unwrap();
+    let (from, length) = (one.position as usize, one.compressed_len as usize);
+    bytes.copy_within(from..from + length, other.position as usize);
+    fs::write(&fixture.path, bytes).unwrap();
+    let reader = Reader::open(&fixture.path).unwrap();
+    assert!(reader.frame(20).unwrap().is_some());
+    let error = reader.frame(21).unwrap_err();
+    assert!(error.is_damage() && error.to_string().contains("CRC-32C"), "{error}");
 }
 
 #[test]

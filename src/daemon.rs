@@ -153,7 +153,8 @@ pub fn dictionaries_of(pipeline: &Pipeline, artifacts: &Artifacts) -> Dictionari
 
 /// Puts back what is missing beside the log. What cannot be had back hinders
 /// only whoever needs it, and is said there again.
-async fn restore_dictionaries(pipeline: &Pipeline, artifacts: &Artifacts) {
+/// Puts back what is missing beside the log of the dictionaries it needs.
+pub async fn restore_dictionaries(pipeline: &Pipeline, artifacts: &Artifacts) {
     match dictionaries_of(pipeline, artifacts).restore().await {
         Ok(restored) => {
             for digest in restored {

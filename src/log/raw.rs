@@ -171,6 +171,11 @@ impl RawFile {
         self.close(end_offset);
     }
 
+    /// Where what is missing is this segment's no more, if it ends at `next`.
+    pub fn end_of_its_own(&self, next: u64) -> u64 {
+        next.min(self.reported_from.load(Ordering::Acquire))
+    }
+
     /// Where the first batch stands.
     pub(super) fn start(&self) -> Place {
         Place { position: FILE_HEADER_BYTES as u64, offset: self.base_offset() }

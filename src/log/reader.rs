@@ -148,12 +148,14 @@ impl LogReader {
 
     /// The closed segments that wait to be sealed, oldest first.
     pub fn closed(&self) -> Vec<Arc<RawFile>> {
-        let active_base = self.0.durable.borrow().active_base;
-        self.segments()
-            .into_iter()
-            .filter_map(|(base, segment)| match segment {
-                Segment::Raw(raw) if base != active_base => Some(raw),
-                _ => None,
+        let mut segments = self.segments();
+        // The active one, as of the same moment.
+        segments.pop_last();
+        segments
+            .into_values()
+            .filter_map(|segment| match segment {
+                Segment::Raw(raw) => Some(raw),
+                Segment::Sealed(_) => None,
             })
             .collect()
     }

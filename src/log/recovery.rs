@@ -17,7 +17,7 @@ use super::{
     io::{Access, Io},
     producers::Producers,
     raw::{RawFile, Scan},
-    settings::Settings,
+    settings::{Ack, Settings},
     spare::Spares,
     walk::{Place, Walk},
     writer::DrawId,
@@ -96,8 +96,9 @@ struct Found {
     unreadable: BTreeMap<u64, PathBuf>,
     /// Files that were put aside, by the offset in their name.
     put_aside: BTreeMap<u64, PathBuf>,
-    /// Raw files that a sealed one has replaced.
-    replaced: Vec<PathBuf>,
+    /// Raw files that a sealed one has replaced, and whether it surely holds
+    /// all that they did.
+    replaced: Vec<(PathBuf, bool)>,
     report: Recovery,
 }
 
@@ -148,11 +149,15 @@ impl Found {
     }
 
     fn open_raw(&mut self, directory: &Directory, bases: Vec<u64>, access: Access) -> io::Result<()> {
-        for base in bases {
+        for &base in &bases {
             let path = directory.raw(base);
-            if self.segments.contains_key(&base) {
-                // The sealed file was published and the raw one not yet removed.
-                self.replaced.push(path);
+            if let Some(Segment::Sealed(sealed)) = self.segments.get(&base) {
+                // The sealed file was published and the raw one not yet
+                // removed, or not yet put aside.
+                let end = sealed.info().end_offset;
+                let whole =
+                    sealed.gaps().is_empty() && (bases.contains(&end) || self.segments.contains_key(&end));
+                self.replaced.push((path, whole));
                 continue;
             }
             match RawFile::open(directory.io(), &path, access) {
@@ -317,11 +322,15 @@ pub(super) fn recover(
     // What is decided below rests on them.
     directory.sync().map_err(failed)?;
     let mut found = find(directory, Access::ReadWrite).map_err(failed)?;
-    for path in std::mem::take(&mut found.replaced) {
-        directory.io().remove(&path).map_err(failed)?;
+    for (path, whole) in std::mem::take(&mut found.replaced) {
+        let gone = if whole { directory.io().remove(&path) } else { directory.put_aside(&path).map(drop) };
+        gone.map_err(failed)?;
     }
     if let Some((raw, scan)) = &found.last {
-        raw.write_again(scan.last_batch.clone()).map_err(failed)?;
+        // Acknowledged from memory, more than the last batch may be nowhere
+        // else.
+        let from = if settings.ack == Ack::Memory { raw.start().position } else { scan.last_batch.start };
+        raw.write_again(from..scan.last_batch.end).map_err(failed)?;
     }
     // Of the last segment that can be read. If one after it cannot, what the
     // producers sent into that is lost, and expected from them again.

@@ -19,7 +19,10 @@ use bytes::{Buf as _, Bytes};
 use memchr::memmem;
 
 use super::{
-    format::{BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHead, FileHeader, Parsed, SegmentId, parse_batch},
+    format::{
+        BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHead, FILE_HEADER_BYTES, FileHeader, Parsed, SegmentId,
+        parse_batch,
+    },
     io::{Access, Io, read_full_at, system},
     raw::{Damage, RawFile},
     recovery::claimed_end,
@@ -113,13 +116,21 @@ fn surviving_id(bytes: &Bytes) -> Option<(SegmentId, Proof)> {
 const LEAST_AGREEING: usize = 3;
 
 /// An id that leaves the state on which most batches agree. Batches of an
-/// earlier life of the file begin before `base`.
+/// earlier life of the file begin before `base`. What stands inside of one that
+/// could be a batch has no say: frames may hold anything.
 fn shared_state(bytes: &Bytes, base: u64) -> Option<(SegmentId, Proof)> {
     let mut states: HashMap<u32, usize> = HashMap::new();
-    for at in memmem::find_iter(bytes, &BATCH_MAGIC) {
-        if let Some(state) = bytes.get(at..).and_then(|batch| state_before(batch, base)) {
-            *states.entry(state).or_default() += 1;
-        }
+    let mut rest = bytes.get(FILE_HEADER_BYTES..).unwrap_or_default();
+    while let Some(at) = memmem::find(rest, &BATCH_MAGIC) {
+        rest = rest.get(at..).unwrap_or_default();
+        let skip = match state_before(rest, base) {
+            Some((state, size)) => {
+                *states.entry(state).or_default() += 1;
+                size
+            }
+            None => 1,
+        };
+        rest = rest.get(skip..).unwrap_or_default();
     }
     let mut states: Vec<(usize, u32)> = states.into_iter().map(|(state, batches)| (batches, state)).collect();
     states.sort_unstable_by(|a, b| b.cmp(a));
@@ -129,15 +140,15 @@ fn shared_state(bytes: &Bytes, base: u64) -> Option<(SegmentId, Proof)> {
 }
 
 /// The CRC-32C that the id must have if `bytes` begin with a whole batch of
-/// offsets from `base` on.
-fn state_before(bytes: &[u8], base: u64) -> Option<u32> {
+/// offsets from `base` on, and the bytes of that batch.
+fn state_before(bytes: &[u8], base: u64) -> Option<(u32, usize)> {
     let head = BatchHead::read(bytes).filter(|head| head.base_offset >= base)?;
     let crc = bytes.get(BATCH_MAGIC.len()..)?.try_get_u32().ok()?;
     let covered = bytes.get(8..BATCH_HEADER_BYTES + head.length as usize)?;
     // The register before is what the register after, less what the bytes
     // alone put into it, was before as many zero bytes.
     let after = crc ^ crc32c::crc32c_append(u32::MAX, covered);
-    Some(!before_zeros(after, covered.len() as u64))
+    Some((!before_zeros(after, covered.len() as u64), 8 + covered.len()))
 }
 
 /// An id with this CRC-32C: twelve zeros and the four bytes that make it so.
@@ -193,7 +204,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::log::format::{FILE_HEADER_BYTES, batch_header};
+    use crate::log::format::batch_header;
 
     const BASE: u64 = 40;
 

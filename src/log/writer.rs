@@ -113,7 +113,8 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => self.close_if_due(),
             Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(self.sync()),
         };
-        let done = if self.until_sync().is_zero() { done.and(self.sync()) } else { done };
+        let synced = if self.until_sync().is_zero() { self.sync() } else { Ok(()) };
+        let done = synced.and(done);
         match done {
             Err(error @ AppendError::Failed { .. }) => {
                 tracing::error!(%error, "the log writer stops");

@@ -148,9 +148,11 @@ impl Archive {
     /// Archives whatever is closed now, and enters sealed segments that the
     /// catalog lacks. Returns how many segments it worked on.
     pub async fn archive_closed(&self) -> Result<usize, ArchiveError> {
-        let mut done = self.enter_sealed().await?;
-        // One that cannot be sealed now holds up no other.
-        let mut failed = None;
+        // One that cannot be entered or sealed now holds up no other.
+        let (mut done, mut failed) = match self.enter_sealed().await {
+            Ok(entered) => (entered, None),
+            Err(error) => (0, Some(error)),
+        };
         for raw in self.log.closed() {
             match self.seal(raw).await {
                 Ok(()) => done += 1,
@@ -203,6 +205,7 @@ impl Archive {
             sealed_at_ms: (self.clock)(),
         };
         let next = self.log.segments().range(base + 1..).next().map_or(base, |(next, _)| *next);
+        let next = raw.end_of_its_own(next);
         let (settings, folder, from) = (self.settings.clone(), self.folder.clone(), raw.clone());
         let seal = move || -> Result<_, LoadError> {
             let dictionary = match settings.dictionary {
@@ -315,7 +318,7 @@ fn seal_provable(
     folder: &Path,
 ) -> (Result<Sealed, SealError>, Vec<Range<u64>>) {
     let mut found = Stretch { next: raw.base_offset(), gaps: Vec::new() };
-    let first = raw.batches().find_map(|batch| batch.ok().filter(is_whole));
+    let first = raw.batches().map_while(Result::ok).find(is_whole);
     let base = first.map_or(raw.base_offset(), |batch| batch.base_offset);
     let path = folder.join(format!("{base:020}.seg.zst"));
     let whole = raw.batches().filter(|batch| batch.as_ref().map_or(true, |batch| found.takes(batch)));

@@ -167,8 +167,9 @@ impl Reader {
         let mut packed = vec![0; info.compressed_len as usize];
         match self.file.read_exact_at(&mut packed, info.position) {
             Ok(()) => {}
-            // Cut short since it was opened.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            // Cut short since it was opened, or the medium does not give it
+            // back.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof || is_media_error(&error) => {
                 return Err(self.damaged(block, info, &BlockFault::Decompress(error)));
             }
             Err(source) => return Err(ReadError::Io { path: self.path.clone(), source }),
@@ -318,4 +319,9 @@ impl Iterator for Batches<'_> {
             }
         }
     }
+}
+
+/// Whether `error` says that the bytes are lost rather than late.
+fn is_media_error(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

@@ -8,7 +8,7 @@ use crate::{
     cli::{FOUND_WRONG, Output, offline, output::count},
     clock,
     config::Pipeline,
-    daemon::{open_artifacts, open_store, remembered},
+    daemon::{open_artifacts, open_store, remembered, restore_dictionaries},
     pipeline::repair::{FileReport, Repair, RepairError, Report},
 };
 
@@ -26,10 +26,15 @@ pub(super) async fn repair(pipeline: &Pipeline, dry_run: bool, output: Output) -
     };
     let remembered = remembered(pipeline, &store).await?;
     let checkpoint = store.counts(&pipeline.name, &pipeline.stream).await?;
+    let artifacts = open_artifacts(pipeline, &store)?;
+    if !dry_run {
+        // What is sealed with one that is missing would count as lost.
+        restore_dictionaries(pipeline, &artifacts).await;
+    }
     let repair = Repair {
         stream: pipeline.stream.clone(),
         directory,
-        artifacts: open_artifacts(pipeline, &store)?,
+        artifacts,
         settings: pipeline.segment.clone(),
         known_end: remembered.end_offset(checkpoint.map_or(0, |checkpoint| checkpoint.next_offset)),
         remembered,

@@ -26,7 +26,6 @@ pub(super) struct Cutter {
     target_bytes: usize,
     open: PlainBlock,
     ready: Vec<PlainBlock>,
-    ready_bytes: usize,
     batches: Vec<BatchInfo>,
 }
 
@@ -36,19 +35,12 @@ impl Cutter {
             target_bytes: target_bytes.min(MAX_BLOCK_BYTES as usize),
             open: PlainBlock::default(),
             ready: Vec::new(),
-            ready_bytes: 0,
             batches: Vec::new(),
         }
     }
 
-    /// Plain bytes of the blocks that are complete.
-    pub(super) fn ready_bytes(&self) -> usize {
-        self.ready_bytes
-    }
-
     /// Takes the blocks that are complete.
     pub(super) fn take_ready(&mut self) -> Vec<PlainBlock> {
-        self.ready_bytes = 0;
         std::mem::take(&mut self.ready)
     }
 
@@ -115,7 +107,6 @@ impl Cutter {
 
     fn close_block(&mut self) {
         if !self.open.bytes.is_empty() {
-            self.ready_bytes += self.open.bytes.len();
             self.ready.push(std::mem::take(&mut self.open));
         }
     }
@@ -158,7 +149,7 @@ mod tests {
     fn a_frame_over_the_target_has_a_block_of_its_own() {
         let mut cutter = Cutter::new(20);
         cutter.push(&batch(0, 1, &[1, 100, 1])).unwrap();
-        assert_eq!(cutter.ready_bytes(), 109);
+        assert_eq!(cutter.ready.iter().map(|block| block.bytes.len()).sum::<usize>(), 109);
         let ready = cutter.take_ready();
         assert_eq!(shapes(&ready), [(0, 1, 5, vec![1]), (1, 2, 104, vec![1])]);
         assert_eq!(shapes(&cutter.finish().0), [(2, 3, 5, vec![1])]);

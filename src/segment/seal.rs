@@ -1,18 +1,20 @@
 //! Sealing: batches in, one published file out, in one pass.
 //!
-//! Blocks are cut and compressed in waves of a few per thread. While the
-//! thread pool compresses a wave, the calling thread hashes that wave's plain
-//! bytes and writes and hashes the compressed bytes of the wave before. So
-//! memory is bounded by two waves and the index, whatever the segment's size.
+//! The thread pool compresses blocks; the calling thread meanwhile cuts and
+//! hashes the next ones, and writes and hashes in order what comes back. So
+//! the pool never waits for the end of a round, and memory is bounded by the
+//! blocks under way and the index, whatever the segment's size.
 
 use std::{
+    collections::VecDeque,
     error::Error,
     fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
-use rayon::prelude::*;
+use crossbeam_channel::{Receiver, TryRecvError, bounded};
+use rayon::{ScopeFifo, Yield};
 use sha2::{Digest as _, Sha256};
 use zstd::dict::EncoderDictionary;
 
@@ -32,9 +34,9 @@ use crate::{
     units::ByteSize,
 };
 
-/// Blocks of a wave per thread: enough to keep the pool busy while blocks
-/// differ, few enough to keep memory small.
-const WAVE_BLOCKS_PER_THREAD: usize = 4;
+/// Blocks under way per thread: enough to keep the pool busy while blocks
+/// differ and the calling thread cuts, few enough to keep memory small.
+const BLOCKS_PER_THREAD: usize = 8;
 
 /// Why a segment could not be sealed. Nothing was published, unless only the
 /// directory's fsync failed; the batches can be sealed again from the start.
@@ -244,19 +246,23 @@ impl<'a> Form<'a> {
         }
         let io_error = |source| SealError::Io { path: path.to_owned(), source };
         let packer = Packer::new(self.level, self.dictionary.as_ref().map(|(_, prepared)| prepared));
-        let mut cutter = Cutter::new(self.block_bytes.as_usize());
-        let mut sealer = Sealer::new(out, self.block_bytes, &packer, &time_of);
-        for batch in batches {
-            let batch = batch.map_err(|e| SealError::Batches { source: e.into() })?;
-            cutter.push(&batch)?;
-            if cutter.ready_bytes() >= sealer.wave_bytes {
-                sealer.compress(cutter.take_ready()).map_err(io_error)?;
-            }
-        }
-        let (blocks, batches) = cutter.finish();
-        sealer.compress(blocks).map_err(io_error)?;
         let dictionary = self.dictionary.as_ref().map(|(dictionary, _)| dictionary.identity());
-        sealer.finish(header, dictionary, batches, path)
+        rayon::in_place_scope_fifo(|pool| {
+            let mut cutter = Cutter::new(self.block_bytes.as_usize());
+            let mut sealer = Sealer::new(out, self.block_bytes, &packer, &time_of, pool);
+            for batch in batches {
+                let batch = batch.map_err(|e| SealError::Batches { source: e.into() })?;
+                cutter.push(&batch)?;
+                for block in cutter.take_ready() {
+                    sealer.push(block).map_err(io_error)?;
+                }
+            }
+            let (blocks, batches) = cutter.finish();
+            for block in blocks {
+                sealer.push(block).map_err(io_error)?;
+            }
+            sealer.finish(header, dictionary, batches, path)
+        })
     }
 }
 
@@ -266,15 +272,22 @@ struct PackedBlock {
     info: BlockInfo,
 }
 
+/// A block on its way through the pool.
+struct UnderWay {
+    plain_bytes: usize,
+    packed: Receiver<io::Result<PackedBlock>>,
+}
+
 /// Writes the file from front to back.
-struct Sealer<'a, 'd, W, T> {
+struct Sealer<'a, 'pool, 'scope, 'd, W, T> {
     out: &'a mut W,
-    packer: &'a Packer<'d>,
-    time_of: &'a T,
-    /// Plain bytes worth a wave.
-    wave_bytes: usize,
-    /// The wave that is compressed but not yet written.
-    packed: Vec<PackedBlock>,
+    packer: &'scope Packer<'d>,
+    time_of: &'scope T,
+    pool: &'pool ScopeFifo<'scope>,
+    /// Most plain bytes under way, unless one block alone has more.
+    most_bytes: usize,
+    /// In the order of the file.
+    under_way: VecDeque<UnderWay>,
     blocks: Vec<BlockInfo>,
     seek_entries: Vec<seek_table::Entry>,
     content: Sha256,
@@ -282,15 +295,26 @@ struct Sealer<'a, 'd, W, T> {
     position: u64,
 }
 
-impl<'a, 'd, W: Write, T: Fn(&[u8]) -> Option<i64> + Sync> Sealer<'a, 'd, W, T> {
-    fn new(out: &'a mut W, block_bytes: ByteSize, packer: &'a Packer<'d>, time_of: &'a T) -> Self {
-        let wave_blocks = rayon::current_num_threads() * WAVE_BLOCKS_PER_THREAD;
+impl<'a, 'pool, 'scope, 'd, W, T> Sealer<'a, 'pool, 'scope, 'd, W, T>
+where
+    W: Write,
+    T: Fn(&[u8]) -> Option<i64> + Sync,
+{
+    fn new(
+        out: &'a mut W,
+        block_bytes: ByteSize,
+        packer: &'scope Packer<'d>,
+        time_of: &'scope T,
+        pool: &'pool ScopeFifo<'scope>,
+    ) -> Self {
+        let blocks = rayon::current_num_threads() * BLOCKS_PER_THREAD;
         Self {
             out,
             packer,
             time_of,
-            wave_bytes: block_bytes.as_usize().saturating_mul(wave_blocks),
-            packed: Vec::new(),
+            pool,
+            most_bytes: block_bytes.as_usize().saturating_mul(blocks),
+            under_way: VecDeque::new(),
             blocks: Vec::new(),
             seek_entries: Vec::new(),
             content: Sha256::new(),
@@ -299,36 +323,38 @@ impl<'a, 'd, W: Write, T: Fn(&[u8]) -> Option<i64> + Sync> Sealer<'a, 'd, W, T> 
         }
     }
 
-    /// Compresses `wave` on the pool, and meanwhile hashes it and writes the
-    /// wave before it.
-    fn compress(&mut self, wave: Vec<PlainBlock>) -> io::Result<()> {
+    /// Hashes `block` and gives it to the pool, as soon as there is room.
+    fn push(&mut self, block: PlainBlock) -> io::Result<()> {
+        let plain_bytes = block.bytes.len();
+        self.content.update(&block.bytes);
+        let room = self.most_bytes.saturating_sub(plain_bytes);
+        while self.under_way.iter().map(|block| block.plain_bytes).sum::<usize>() > room {
+            self.write_next()?;
+        }
         let (packer, time_of) = (self.packer, self.time_of);
-        let mut packed = Ok(Vec::new());
-        rayon::in_place_scope(|scope| {
-            scope.spawn(|_| {
-                packed = wave.par_iter().map(|block| pack(block, packer, time_of)).collect();
-            });
-            for block in &wave {
-                self.content.update(&block.bytes);
-            }
-            self.write_packed()
-        })?;
-        self.packed = packed?;
+        let (done, packed) = bounded(1);
+        self.pool.spawn_fifo(move |_| {
+            // Nobody waits for it once sealing has failed.
+            let _ = done.send(pack(&block, packer, time_of));
+        });
+        self.under_way.push_back(UnderWay { plain_bytes, packed });
         Ok(())
     }
 
-    fn write_packed(&mut self) -> io::Result<()> {
-        for PackedBlock { bytes, mut info } in std::mem::take(&mut self.packed) {
-            info.position = self.position;
-            self.blocks.push(info);
-            self.seek_entries.push(seek_table::Entry {
-                compressed: info.compressed_len,
-                plain: info.plain_len,
-                checksum: block::content_checksum(&bytes),
-            });
-            self.write(&bytes)?;
-        }
-        Ok(())
+    /// Writes the first block under way, if there is one.
+    fn write_next(&mut self) -> io::Result<()> {
+        let Some(UnderWay { packed, .. }) = self.under_way.pop_front() else {
+            return Ok(());
+        };
+        let PackedBlock { bytes, mut info } = wait_for(&packed)?;
+        info.position = self.position;
+        self.blocks.push(info);
+        self.seek_entries.push(seek_table::Entry {
+            compressed: info.compressed_len,
+            plain: info.plain_len,
+            checksum: block::content_checksum(&bytes),
+        });
+        self.write(&bytes)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -338,7 +364,7 @@ impl<'a, 'd, W: Write, T: Fn(&[u8]) -> Option<i64> + Sync> Sealer<'a, 'd, W, T> 
         Ok(())
     }
 
-    /// Writes the last wave, the index and the seek table.
+    /// Writes the last blocks, the index and the seek table.
     fn finish(
         mut self,
         header: SegmentHeader,
@@ -351,7 +377,9 @@ impl<'a, 'd, W: Write, T: Fn(&[u8]) -> Option<i64> + Sync> Sealer<'a, 'd, W, T> 
             return Err(SealError::Empty);
         };
         let (base_offset, end_offset) = (first.base_offset, last.end_offset());
-        self.write_packed().map_err(io_error)?;
+        while !self.under_way.is_empty() {
+            self.write_next().map_err(io_error)?;
+        }
         let info = SegmentInfo {
             stream: header.stream,
             segment_id: header.segment_id,
@@ -398,6 +426,19 @@ fn sealed(index: Index, object_bytes: u64, object: Sha256, path: &Path) -> Seale
         last_time_ms: info.last_time_ms,
         blocks: blocks.len(),
         sealed_at_ms: info.sealed_at_ms,
+    }
+}
+
+/// Waits for a block. A thread of the pool itself works meanwhile: else all
+/// of them could wait for blocks that nobody compresses.
+fn wait_for(packed: &Receiver<io::Result<PackedBlock>>) -> io::Result<PackedBlock> {
+    loop {
+        match packed.try_recv() {
+            Ok(packed) => return packed,
+            Err(TryRecvError::Empty) if rayon::yield_now() == Some(Yield::Executed) => {}
+            // Another thread has begun it.
+            Err(_) => return packed.recv().unwrap_or_else(|_| Err(io::Error::other("compressing panicked"))),
+        }
     }
 }
 

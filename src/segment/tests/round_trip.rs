@@ -18,6 +18,15 @@ use crate::{
     },
 };
 
+#[test]
+fn a_thread_of_the_pool_can_seal_alone() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let batches = small_batches();
+    let fixture = pool.install(|| fixture(&batches, 100));
+    let all = Reader::open(&fixture.path).unwrap().batches_from(0).collect::<Result<_, _>>().unwrap();
+    assert_pieces_of(&batches, all);
+}
+
 /// Batches with gaps, empty payloads, and now and then a huge frame.
 fn any_batches() -> impl Strategy<Value = Vec<FrameBatch>> {
     let payload = prop_oneof![

@@ -49,7 +49,7 @@ use crate::{
         sessions::Sessions,
         socket::Listener,
     },
-    store::{Lease, Store},
+    store::{Lease, SpaceState, Store},
 };
 
 /// How a daemon ended.
@@ -104,7 +104,9 @@ impl Workbench {
         let artifacts = open_artifacts(&pipeline, &store)?;
         restore_dictionaries(&pipeline, &artifacts).await;
         let settings = pipeline.embed.clone();
-        let embedder = tokio::task::spawn_blocking(move || embed::open(&settings)).await??;
+        let stored = store.spaces().await?.into_iter().filter(|space| space.state != SpaceState::Retired);
+        let stored: Vec<_> = stored.map(|row| row.space).collect();
+        let embedder = tokio::task::spawn_blocking(move || embed::open(&settings, &stored)).await??;
         let space_key = store.register_space(embedder.space(), clock::system_ms()).await?;
         Ok(Self { pipeline: Arc::new(pipeline), store, embedder, space_key, artifacts, cpu: Cpu::new(0)? })
     }
@@ -151,9 +153,8 @@ pub fn dictionaries_of(pipeline: &Pipeline, artifacts: &Artifacts) -> Dictionari
     }
 }
 
-/// Puts back what is missing beside the log. What cannot be had back hinders
-/// only whoever needs it, and is said there again.
-/// Puts back what is missing beside the log of the dictionaries it needs.
+/// Puts back the dictionaries that are missing beside the log. What cannot be
+/// had back hinders only whoever needs it, and is said there again.
 pub async fn restore_dictionaries(pipeline: &Pipeline, artifacts: &Artifacts) {
     match dictionaries_of(pipeline, artifacts).restore().await {
         Ok(restored) => {

@@ -23,7 +23,7 @@ pub mod usage;
 use std::{fmt::Display, path::PathBuf, time::Instant};
 
 pub use dictionaries::dictionaries;
-pub use embed::embed;
+pub use embed::{Against, embed};
 pub use log::{Peer, growth, log};
 pub use pipeline::pipeline;
 pub use quality::quality;

@@ -3,12 +3,12 @@
 use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::output;
 use crate::{
     bench::{
-        self, Case, Options, Peer, Report,
+        self, Against, Case, Options, Peer, Report,
         dictionaries::{Grid, Table},
         machine::Machine,
         quality::{self, Part},
@@ -78,14 +78,31 @@ enum Name {
         #[arg(long, value_name = "LEVEL", value_delimiter = ',', default_value = "1,3,9")]
         levels: Vec<i32>,
     },
-    /// The local model, beside a bare matrix product
-    Embed,
+    /// The local model with each element, beside the bare multiply-add loop
+    Embed {
+        /// Another system to give the same texts to, in turn
+        #[arg(long, value_name = "PEER")]
+        against: Option<EmbedPeer>,
+        /// The Python that has the peer's packages
+        #[arg(long, value_name = "PYTHON", default_value = "python3")]
+        python: PathBuf,
+        /// Folder of data that may be used but not handed on
+        #[arg(long, value_name = "DIR", default_value = "../shared/data")]
+        data: PathBuf,
+    },
     /// The whole path through a daemon: acknowledged, indexed, searchable
     Pipeline {
         /// Records to send in each run [default: all there are, or 1000 with the local model]
         #[arg(long, value_name = "N")]
         records: Option<usize>,
     },
+}
+
+/// What embeds, too.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EmbedPeer {
+    /// sentence-transformers in fp32, and ONNX Runtime in int8 beside it
+    SentenceTransformers,
 }
 
 impl Name {
@@ -96,7 +113,7 @@ impl Name {
             Self::Log { .. } => "log",
             Self::Segment => "segment",
             Self::Dictionaries { .. } => "dictionaries",
-            Self::Embed => "embed",
+            Self::Embed { .. } => "embed",
             Self::Pipeline { .. } => "pipeline",
         }
     }
@@ -122,7 +139,10 @@ impl Name {
                 let (cases, table) = bench::dictionaries(options, &grid)?;
                 return Ok((cases, Some(table)));
             }
-            Self::Embed => bench::embed(options),
+            Self::Embed { against, python, data } => {
+                let python = against.map(|EmbedPeer::SentenceTransformers| python.clone());
+                bench::embed(options, &Against { data: data.clone(), python })
+            }
             Self::Pipeline { records } => bench::pipeline(options, *records),
         };
         Ok((cases?, None))

@@ -25,10 +25,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use self::{
+    bert::Element,
     hashing::Hashing,
     local::LocalModel,
     model::{ModelDescription, ModelError},
-    settings::{Provider, Settings},
+    settings::{ElementChoice, Provider, Settings},
 };
 
 /// What makes vectors comparable. Two vectors may be compared only if their
@@ -52,7 +53,7 @@ pub struct Space {
     pub normalised: bool,
     /// Put before each text.
     pub prefix: String,
-    /// Arithmetic of the encoder: `fp32`, later `bf16`, `int8`.
+    /// Numbers that the encoder computes with: `fp32`, `bf16` or `int8`.
     pub element: String,
     /// Tokens kept of a text, special tokens included; the rest is cut.
     pub max_tokens: usize,
@@ -113,14 +114,15 @@ pub enum OpenError {
     },
 }
 
-/// Makes the embedder that `settings` name. Reads the model's files and blocks
+/// Makes the embedder that `settings` name, for a store that holds vectors of
+/// the spaces `stored`, the newest last. Reads the model's files and blocks
 /// meanwhile; the environment may say where they are (`THALWEG_MODELS`).
-pub fn open(settings: &Settings) -> Result<Arc<dyn Embedder>, OpenError> {
+pub fn open(settings: &Settings, stored: &[Space]) -> Result<Arc<dyn Embedder>, OpenError> {
     match settings.provider {
         Provider::Hashing => Ok(Arc::new(Hashing::default())),
         Provider::Local => {
             let dir = settings.model_folder(std::env::var_os("THALWEG_MODELS").as_deref());
-            Ok(Arc::new(LocalModel::load(&dir, settings)?))
+            Ok(Arc::new(LocalModel::load(&dir, settings, settings.element(stored))?))
         }
     }
 }

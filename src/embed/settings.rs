@@ -8,13 +8,15 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::model;
+use super::{Space, bert::Element, model};
 use crate::setting::SettingError;
 
 /// Tokens a batch may have at least: as many as the longest text.
 const LEAST_BATCH_TOKENS: usize = 256;
 /// Beyond this a batch only takes memory and keeps queries waiting.
 const MOST_BATCH_TOKENS: usize = 65_536;
+/// The provider of the local model's [`Space`]s.
+pub(super) const LOCAL: &str = "local";
 const MOST_THREADS: usize = 1_024;
 
 /// The section `embed` of a pipeline file.
@@ -28,6 +30,8 @@ pub struct Settings {
     /// Folder of the local model's files; empty means the folder of that name
     /// in `$THALWEG_MODELS`, or in `models` where that is not set.
     pub model_dir: String,
+    /// Numbers that the local model computes with.
+    pub element: ElementChoice,
     /// Threads that compute vectors; 0 means one per core.
     pub threads: usize,
     /// Tokens computed together at most. More does not compute faster: a live
@@ -45,12 +49,30 @@ pub enum Provider {
     Hashing,
 }
 
+/// Numbers that the local model computes with. Vectors of different numbers
+/// are of different spaces and never compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ElementChoice {
+    /// Those of the vectors that are stored already; where there are none,
+    /// `bf16` if the processor multiplies it faster, else `fp32`.
+    Auto,
+    /// 32-bit floats, as the weights come.
+    Fp32,
+    /// 16-bit floats with 32-bit sums: practically the same vectors.
+    Bf16,
+    /// 8-bit integers with exact sums: the fastest where the processor has
+    /// AVX-512 VNNI, nearly the same vectors.
+    Int8,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             provider: Provider::Local,
             model: model::DEFAULT.to_owned(),
             model_dir: String::new(),
+            element: ElementChoice::Auto,
             threads: 0,
             batch_tokens: 2_048,
         }
@@ -91,6 +113,23 @@ impl Settings {
     }
 
     /// Threads to start on a machine with `cores` cores.
+    /// The numbers to compute with, where vectors of the spaces `stored`
+    /// exist.
+    pub(super) fn element(&self, stored: &[Space]) -> Element {
+        let of_stored = |space: &Space| {
+            let same = space.provider == LOCAL && space.model == self.model;
+            Element::ALL.into_iter().find(|element| same && element.name() == space.element)
+        };
+        match self.element {
+            ElementChoice::Auto => {
+                stored.iter().rev().find_map(of_stored).unwrap_or_else(Element::fastest_faithful)
+            }
+            ElementChoice::Fp32 => Element::Fp32,
+            ElementChoice::Bf16 => Element::Bf16,
+            ElementChoice::Int8 => Element::Int8,
+        }
+    }
+
     pub(super) fn worker_threads(&self, cores: usize) -> usize {
         if self.threads == 0 { cores } else { self.threads }
     }
@@ -99,6 +138,33 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_element_is_that_of_the_stored_vectors_unless_one_is_asked_for() {
+        let stored = |provider: &str, element: &str| Space {
+            provider: provider.into(),
+            model: model::DEFAULT.into(),
+            revision: String::new(),
+            tokenizer: String::new(),
+            dimensions: 384,
+            pooling: "mean".into(),
+            normalised: true,
+            prefix: String::new(),
+            element: element.into(),
+            max_tokens: 256,
+        };
+        let auto = Settings::default();
+        assert_eq!(auto.element(&[]), Element::fastest_faithful());
+        assert_eq!(auto.element(&[stored("hashing", "int8")]), Element::fastest_faithful());
+        for element in Element::ALL {
+            let older = stored("local", if element == Element::Int8 { "fp32" } else { "int8" });
+            assert_eq!(auto.element(&[older.clone(), stored("local", element.name())]), element);
+            let other_model = Settings { model: "another".into(), ..auto.clone() };
+            assert_eq!(other_model.element(std::slice::from_ref(&older)), Element::fastest_faithful());
+        }
+        let int8 = Settings { element: ElementChoice::Int8, ..auto };
+        assert_eq!(int8.element(&[stored("local", "fp32")]), Element::Int8);
+    }
 
     #[test]
     fn defaults_are_valid_and_survive_a_pipeline_file() {

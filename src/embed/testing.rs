@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{local::LocalModel, settings::Settings};
+use super::{bert::Element, local::LocalModel, settings::Settings};
 
 /// Tokens that all-MiniLM-L6-v2 keeps of a text.
 pub const MAX_TOKENS: usize = 256;
@@ -38,7 +38,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 /// One model for all tests.
 pub fn local_model() -> &'static LocalModel {
     static MODEL: OnceLock<LocalModel> = OnceLock::new();
-    MODEL.get_or_init(|| LocalModel::load(&model_dir(), &Settings::default()).unwrap())
+    MODEL.get_or_init(|| LocalModel::load(&model_dir(), &Settings::default(), Element::Fp32).unwrap())
 }
 
 /// A text and the vector that sentence-transformers computes for it.

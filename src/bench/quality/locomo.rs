@@ -60,6 +60,12 @@ pub fn load(data: &Path) -> Result<Dataset> {
     Ok(Dataset { name: "LoCoMo", records, questions })
 }
 
+/// The text of each turn, as it is indexed.
+pub fn turns(data: &Path) -> Result<Vec<String>> {
+    let text = |record: Value| record.get("text").and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok(load(data)?.records.into_iter().map(text).collect())
+}
+
 /// Turn ids repeat from conversation to conversation; with the conversation
 /// in front, a hit of somebody else's cannot pass for one's own.
 fn unique(conversation: &str, turn: &str) -> String {

@@ -22,6 +22,7 @@ mod retrieval;
 mod scifact;
 mod sweep;
 
+pub(super) use self::{dataset::lines, locomo::turns as locomo_turns};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -259,7 +260,7 @@ async fn sweep_cases(dataset: &Dataset, measured: &Measured) -> Result<Vec<Case>
 }
 
 async fn chunking_cases(options: &Options, settings: &Settings) -> Result<Vec<Case>> {
-    let embedder = tokio::task::spawn_blocking(|| embed::open(&embed::Settings::default()))
+    let embedder = tokio::task::spawn_blocking(|| embed::open(&embed::Settings::default(), &[]))
         .await?
         .context("chunks cannot be embedded")?;
     let cuts = chunking::measure(&options.fixtures, &*embedder, settings.sweep).await?;

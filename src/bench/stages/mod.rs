@@ -40,7 +40,7 @@ pub fn stages(options: &Options) -> Result<Vec<Case>> {
 /// # Errors
 /// If it is there and cannot be used.
 pub(super) fn local_model() -> Result<Option<Arc<dyn Embedder>>> {
-    match embed::open(&embed::Settings::default()) {
+    match embed::open(&embed::Settings::default(), &[]) {
         Ok(model) => Ok(Some(model)),
         Err(OpenError::Model(ModelError::Missing { path })) => {
             progress(format_args!("without the local model: {} is missing", path.display()));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    kernel::{View, ViewMut, add_and_normalise, gelu, product, softmax_rows},
+    kernel::{Attention, Element, Operands, Room, add_and_normalise, gelu, grown},
     weights::{Config, Layer, LayerNorm, Weights, WeightsError},
 };
 
@@ -15,6 +15,7 @@ const BLOCK_ROWS: usize = 128;
 pub struct Encoder {
     config: Config,
     weights: Weights,
+    attention: Attention,
 }
 
 /// Buffers of one thread, reused from batch to batch. A batch of `n` tokens
@@ -27,8 +28,8 @@ pub struct Scratch {
     query_key_value: Vec<f32>,
     /// What attention gives: tokens × hidden size.
     context: Vec<f32>,
-    /// One head's attention within one text: its tokens squared.
-    scores: Vec<f32>,
+    attention: Room,
+    operands: Operands,
     /// Block rows × intermediate size.
     wide: Vec<f32>,
     /// Block rows × hidden size.
@@ -36,10 +37,12 @@ pub struct Scratch {
 }
 
 impl Encoder {
-    /// From the bytes of a safetensors file and its configuration.
-    pub fn read(file: &[u8], config: Config) -> Result<Self, WeightsError> {
-        let weights = Weights::read(file, &config)?;
-        Ok(Self { config, weights })
+    /// From the bytes of a safetensors file and its configuration; products
+    /// are computed with `element`.
+    pub fn read(file: &[u8], config: Config, element: Element) -> Result<Self, WeightsError> {
+        let weights = Weights::read(file, &config, element)?;
+        let attention = Attention::new(config.num_attention_heads, config.head_size());
+        Ok(Self { config, weights, attention })
     }
 
     /// The configuration it was read with.
@@ -57,9 +60,8 @@ impl Encoder {
         }
         self.embed_tokens(batch, scratch);
         for layer in &self.weights.layers {
-            layer
-                .query_key_value
-                .apply(&scratch.states, grown(&mut scratch.query_key_value, scratch.states.len() * 3));
+            let Scratch { states, query_key_value, operands, .. } = &mut *scratch;
+            layer.query_key_value.apply(states, grown(query_key_value, states.len() * 3), operands);
             self.attend(&texts, scratch);
             self.feed_forward(layer, scratch);
         }
@@ -83,40 +85,30 @@ impl Encoder {
         self.normalise(&mut scratch.states, &scratch.context, &self.weights.embedding_norm);
     }
 
-    /// Every token looks at every token of its own text, head by head.
+    /// Every token looks at every token of its own text.
     fn attend(&self, texts: &[Range<usize>], scratch: &mut Scratch) {
-        let (hidden, head_size) = (self.config.hidden_size, self.config.head_size());
+        let hidden = self.config.hidden_size;
         for rows in texts {
-            let tokens = rows.len();
-            let scores = grown(&mut scratch.scores, tokens * tokens);
             let states = rows_of(&scratch.query_key_value, rows.clone(), 3 * hidden);
             let context = rows_of_mut(&mut scratch.context, rows.clone(), hidden);
-            for head in 0..self.config.num_attention_heads {
-                let from = head * head_size;
-                let part = |offset| View::new(tail(states, offset + from), tokens, head_size, 3 * hidden);
-                let (query, key, value) = (part(0), part(hidden), part(2 * hidden));
-                product(query, key.transposed(), ViewMut::new(scores, tokens, tokens, tokens));
-                softmax_rows(scores, tokens);
-                let out = ViewMut::new(tail_mut(context, from), tokens, head_size, hidden);
-                product(View::new(scores, tokens, tokens, tokens), value, out);
-            }
+            self.attention.apply(states, context, &mut scratch.attention);
         }
     }
 
     /// Everything after attention, which no longer mixes rows: in blocks, so
     /// that a block passes through all of it while it is in cache.
     fn feed_forward(&self, layer: &Layer, scratch: &mut Scratch) {
-        let Scratch { states, context, wide, block, .. } = scratch;
+        let Scratch { states, context, wide, block, operands, .. } = scratch;
         let hidden = self.config.hidden_size;
         let blocks = states.chunks_mut(BLOCK_ROWS * hidden).zip(context.chunks(BLOCK_ROWS * hidden));
         for (states, context) in blocks {
             let block = grown(block, states.len());
             let wide = grown(wide, states.len() / hidden * layer.widen.outputs());
-            layer.attention_output.apply(context, block);
+            layer.attention_output.apply(context, block, operands);
             self.normalise(states, block, &layer.attention_norm);
-            layer.widen.apply(states, wide);
+            layer.widen.apply(states, wide, operands);
             gelu(wide);
-            layer.narrow.apply(wide, block);
+            layer.narrow.apply(wide, block, operands);
             self.normalise(states, block, &layer.output_norm);
         }
     }
@@ -152,15 +144,6 @@ fn pooled(rows: &[f32], columns: usize) -> Vec<f32> {
     sum.iter().map(|x| x / length).collect()
 }
 
-/// The first `len` numbers of a buffer that only ever grows: left over from
-/// earlier use, to be overwritten.
-fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    buffer.split_at_mut(len).0
-}
-
 #[expect(clippy::indexing_slicing, reason = "callers of `encode` promise ids and lengths within the weights")]
 fn rows_of(data: &[f32], rows: Range<usize>, columns: usize) -> &[f32] {
     &data[rows.start * columns..rows.end * columns]
@@ -169,14 +152,4 @@ fn rows_of(data: &[f32], rows: Range<usize>, columns: usize) -> &[f32] {
 #[expect(clippy::indexing_slicing, reason = "rows come from `row_ranges` and the buffer was sized by them")]
 fn rows_of_mut(data: &mut [f32], rows: Range<usize>, columns: usize) -> &mut [f32] {
     &mut data[rows.start * columns..rows.end * columns]
-}
-
-#[expect(clippy::indexing_slicing, reason = "the offset of a head lies within the first row")]
-fn tail(data: &[f32], offset: usize) -> &[f32] {
-    &data[offset..]
-}
-
-#[expect(clippy::indexing_slicing, reason = "the offset of a head lies within the first row")]
-fn tail_mut(data: &mut [f32], offset: usize) -> &mut [f32] {
-    &mut data[offset..]
 }

@@ -9,7 +9,5 @@ mod kernel;
 mod weights;
 
 pub use encoder::{Encoder, Scratch};
+pub use kernel::Element;
 pub use weights::{Config, WeightsError};
-
-/// Arithmetic of the encoder, as a [`Space`](super::Space) names it.
-pub const ELEMENT: &str = kernel::ELEMENT;

@@ -3,7 +3,7 @@
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
-use super::kernel::Linear;
+use super::kernel::{Element, Linear};
 
 /// The part of `config.json` that decides how the encoder computes.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -119,9 +119,9 @@ pub(super) struct Weights {
 
 impl Weights {
     /// Reads `file`, a whole safetensors file.
-    pub fn read(file: &[u8], config: &Config) -> Result<Self, WeightsError> {
+    pub fn read(file: &[u8], config: &Config, element: Element) -> Result<Self, WeightsError> {
         config.check()?;
-        let tensors = Tensors(SafeTensors::deserialize(file)?);
+        let tensors = Tensors { file: SafeTensors::deserialize(file)?, element };
         let hidden = config.hidden_size;
         let types = tensors.read("embeddings.token_type_embeddings.weight", &[2, hidden])?;
         let mut positions = tensors
@@ -167,16 +167,20 @@ fn query_key_value(tensors: &Tensors<'_>, prefix: &str, config: &Config) -> Resu
         weights.extend(scaled(tensors.read(&format!("{prefix}.{part}.weight"), &[hidden, hidden])?));
         bias.extend(scaled(tensors.read(&format!("{prefix}.{part}.bias"), &[hidden])?));
     }
-    Ok(Linear::new(&weights, &bias))
+    Ok(Linear::new(&weights, &bias, tensors.element))
 }
 
-struct Tensors<'a>(SafeTensors<'a>);
+struct Tensors<'a> {
+    file: SafeTensors<'a>,
+    /// What products are computed with.
+    element: Element,
+}
 
 impl Tensors<'_> {
     /// The numbers of `tensor`, row-major, if it has the `expected` shape.
     fn read(&self, tensor: &str, expected: &[usize]) -> Result<Vec<f32>, WeightsError> {
         let name = || tensor.to_owned();
-        let view = self.0.tensor(tensor).map_err(|_| WeightsError::Missing { tensor: name() })?;
+        let view = self.file.tensor(tensor).map_err(|_| WeightsError::Missing { tensor: name() })?;
         if view.dtype() != Dtype::F32 {
             return Err(WeightsError::Type { tensor: name(), found: view.dtype() });
         }
@@ -191,7 +195,7 @@ impl Tensors<'_> {
     fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, WeightsError> {
         let weights = self.read(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = self.read(&format!("{name}.bias"), &[outputs])?;
-        Ok(Linear::new(&weights, &bias))
+        Ok(Linear::new(&weights, &bias, self.element))
     }
 
     fn norm(&self, name: &str, columns: usize) -> Result<LayerNorm, WeightsError> {
@@ -249,12 +253,12 @@ mod tests {
     const WORDS: &str = "embeddings.word_embeddings.weight";
 
     fn refusal(file: &[u8], config: &Config) -> String {
-        Weights::read(file, config).err().unwrap().to_string()
+        Weights::read(file, config, Element::Fp32).err().unwrap().to_string()
     }
 
     #[test]
     fn a_checkpoint_that_fits_is_read() {
-        let weights = Weights::read(&checkpoint(WORDS, 5, Dtype::F32), &config()).unwrap();
+        let weights = Weights::read(&checkpoint(WORDS, 5, Dtype::F32), &config(), Element::Fp32).unwrap();
         assert_eq!((weights.words.len(), weights.positions.len()), (20, 12));
     }
 

@@ -12,7 +12,7 @@ use std::arch::x86_64::{
 
 use super::{
     product::{View, ViewMut},
-    tile::{BLOCK_ROWS, COLUMNS, of_height, tiles},
+    tile::{BLOCK_ROWS, COLUMNS, HALF, of_height, tiles},
 };
 
 /// A number for each column of a panel, on two cache lines.
@@ -99,6 +99,7 @@ impl Panels {
                         // column is one of the row's.
                         output: unsafe { output.as_mut_ptr().add(row * outputs + n * COLUMNS) },
                         output_stride: outputs,
+                        columns: COLUMNS,
                     };
                     // SAFETY: the processor has `isa`; `rows` rows of `inputs`
                     // and of `outputs` numbers exist from `row` on, a line is
@@ -112,16 +113,17 @@ impl Panels {
 
 /// `out = left · right`, where the elements of each row of `left` and `right`
 /// lie beside each other. Panics unless the shapes fit and the columns fill
-/// panels.
+/// panels, the last of which may be half of one.
 pub(super) fn multiply(isa: Isa, left: View<'_>, right: View<'_>, mut out: ViewMut<'_>) {
     let (l, r, o) = (left.shape(), right.shape(), out.shape());
     assert!(l.cols == r.rows && o.rows == l.rows && o.cols == r.cols, "{l:?} · {r:?} is not {o:?}");
-    assert!(l.col_stride == 1 && r.col_stride == 1 && r.cols.is_multiple_of(COLUMNS), "no panels in {r:?}");
+    assert!(l.col_stride == 1 && r.col_stride == 1 && r.cols.is_multiple_of(HALF), "no panels in {r:?}");
     for column in (0..r.cols).step_by(COLUMNS) {
+        let columns = COLUMNS.min(r.cols - column);
         for (row, rows) in tiles(l.rows, isa.most_rows()) {
             // SAFETY: `row` and `column` are inside the views, whose elements
             // all lie inside their slices; so do the `rows` rows of the tile
-            // and the `COLUMNS` columns of its panel. `isa` was detected.
+            // and the `columns` columns of its panel. `isa` was detected.
             unsafe {
                 let tile = Tile {
                     input: left.as_ptr().add(row * l.row_stride),
@@ -132,6 +134,7 @@ pub(super) fn multiply(isa: Isa, left: View<'_>, right: View<'_>, mut out: ViewM
                     start: None,
                     output: out.as_mut_ptr().add(row * o.row_stride + column),
                     output_stride: o.row_stride,
+                    columns,
                 };
                 tile.run(isa, rows);
             }
@@ -139,7 +142,7 @@ pub(super) fn multiply(isa: Isa, left: View<'_>, right: View<'_>, mut out: ViewM
     }
 }
 
-/// Some rows times one panel. Strides are counted in numbers.
+/// Some rows times one panel, or half of one. Strides are counted in numbers.
 struct Tile<'a> {
     input: *const f32,
     input_stride: usize,
@@ -152,6 +155,8 @@ struct Tile<'a> {
     start: Option<&'a [f32; COLUMNS]>,
     output: *mut f32,
     output_stride: usize,
+    /// [`COLUMNS`] or [`HALF`].
+    columns: usize,
 }
 
 impl Tile<'_> {
@@ -159,20 +164,21 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// The processor has `isa`. `rows` input rows of `depth` numbers, `depth`
-    /// lines and `rows` output rows of [`COLUMNS`] numbers can be accessed;
+    /// lines and `rows` output rows of `columns` numbers can be accessed;
     /// nothing else refers to the output.
     unsafe fn run(&self, isa: Isa, rows: usize) {
         // SAFETY: the same promise.
         unsafe {
-            match isa {
-                Isa::Avx512 => of_height!(rows, self.avx512(), 1 2 3 4 5 6 7 8 9 10 11 12),
-                Isa::Avx2 => of_height!(rows, self.avx2(), 1 2 3 4 5 6),
+            match (isa, self.columns) {
+                (Isa::Avx512, COLUMNS) => of_height!(rows, self.avx512(), 1 2 3 4 5 6 7 8 9 10 11 12),
+                (Isa::Avx512, _) => of_height!(rows, self.avx512_half(), 1 2 3 4 5 6 7 8 9 10 11 12),
+                (Isa::Avx2, _) => of_height!(rows, self.avx2(), 1 2 3 4 5 6),
             }
         }
     }
 
     /// # Safety
-    /// As [`Tile::run`] for `R` rows.
+    /// As [`Tile::run`] for `R` rows and whole panels.
     #[target_feature(enable = "avx512f")]
     unsafe fn avx512<const R: usize>(&self) {
         // SAFETY: the caller's promise covers every address below.
@@ -199,6 +205,26 @@ impl Tile<'_> {
         }
     }
 
+    /// # Safety
+    /// As [`Tile::run`] for `R` rows and half a panel without a start.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn avx512_half<const R: usize>(&self) {
+        // SAFETY: the caller's promise covers every address below.
+        unsafe {
+            let mut sums: [__m512; R] = [_mm512_setzero_ps(); R];
+            for k in 0..self.depth {
+                let line = _mm512_loadu_ps(self.lines.add(k * self.line_stride));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let x = _mm512_set1_ps(*self.input.add(r * self.input_stride + k));
+                    *sum = _mm512_fmadd_ps(x, line, *sum);
+                }
+            }
+            for (r, sum) in sums.into_iter().enumerate() {
+                _mm512_storeu_ps(self.output.add(r * self.output_stride), sum);
+            }
+        }
+    }
+
     /// Half the registers of half the size: each half of the panel has its
     /// turn.
     ///
@@ -206,7 +232,7 @@ impl Tile<'_> {
     /// As [`Tile::run`] for `R` rows.
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2<const R: usize>(&self) {
-        for half in [0, COLUMNS / 2] {
+        for half in (0..self.columns).step_by(HALF) {
             // SAFETY: the caller's promise covers every address below.
             unsafe {
                 let start = match self.start {
@@ -269,9 +295,9 @@ mod tests {
 
         #[test]
         fn windows_multiply_as_the_definition_says(
-            m in 1usize..60, panels in 1usize..4, k in 1usize..40, gap in 0usize..5, seed in 0u32..1_000,
+            m in 1usize..60, halves in 1usize..6, k in 1usize..40, gap in 0usize..5, seed in 0u32..1_000,
         ) {
-            let n = panels * COLUMNS;
+            let n = halves * HALF;
             let left: Vec<f32> = (0..m * (k + gap)).map(|i| number(i, seed)).collect();
             let right: Vec<f32> = (0..k * (n + gap)).map(|i| number(i + 7, seed)).collect();
             for isa in Isa::detect() {

@@ -1,20 +1,29 @@
 //! The arithmetic of the encoder, and the only place in it with unsafe code.
 //!
 //! Everything above hands over whole row-major buffers and knows nothing of
-//! instruction sets, so a faster kernel (another element type, a
-//! register-blocked product) replaces what is in here and nothing else. Its
-//! element type then goes into the [`Space`](crate::embed::Space), because
+//! instruction sets. [`round`] defines what an [`Element`] does to operands;
+//! [`linear`] picks the fastest product that gives the same: a kernel for
+//! operands of that format ([`bf16`], [`int8`]) where the processor has one,
+//! else the fp32 product ([`fp32`], or [`product`] anywhere) of the rounded
+//! numbers. The element goes into the [`Space`](crate::embed::Space), because
 //! vectors of different arithmetic are not the same vectors.
 
-mod elementwise;
-mod linear;
+mod attention;
 #[cfg(target_arch = "x86_64")]
-mod panels;
+mod bf16;
+mod elementwise;
+#[cfg(target_arch = "x86_64")]
+mod fp32;
+#[cfg(target_arch = "x86_64")]
+mod int8;
+mod linear;
+mod peak;
 mod product;
+mod round;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 
-pub(super) use elementwise::{add_and_normalise, gelu, softmax_rows};
-pub(super) use linear::Linear;
-pub(super) use product::{View, ViewMut, product};
-
-/// Arithmetic of these kernels, as a [`Space`](crate::embed::Space) names it.
-pub(super) const ELEMENT: &str = "fp32";
+pub(super) use attention::{Attention, Room, grown};
+pub(super) use elementwise::{add_and_normalise, gelu};
+pub(super) use linear::{Linear, Operands};
+pub use round::Element;

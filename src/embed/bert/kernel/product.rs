@@ -6,24 +6,24 @@ use gemm::{Parallelism, gemm};
 /// A matrix somewhere in a slice: element (r, c) is
 /// `data[r * row_stride + c * col_stride]`.
 #[derive(Clone, Copy)]
-pub struct View<'a> {
+pub(super) struct View<'a> {
     data: &'a [f32],
     shape: Shape,
 }
 
 /// A [`View`] that can be written. Rows lie `row_stride` apart, the elements
 /// of a row beside each other.
-pub struct ViewMut<'a> {
+pub(super) struct ViewMut<'a> {
     data: &'a mut [f32],
     shape: Shape,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
+pub(super) struct Shape {
+    pub rows: usize,
+    pub cols: usize,
+    pub row_stride: usize,
+    pub col_stride: usize,
 }
 
 impl Shape {
@@ -48,6 +48,24 @@ impl<'a> View<'a> {
         Self { data, shape }
     }
 
+    /// Where its elements lie.
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Row after row. Panics if the elements of a row are not beside each other.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn rows(&self) -> impl Iterator<Item = &'a [f32]> {
+        let Shape { rows, cols, row_stride, col_stride } = self.shape;
+        assert!(col_stride == 1 && row_stride >= cols, "{:?} has no rows to walk", self.shape);
+        self.data.chunks(row_stride).take(rows).map(move |row| row.split_at(cols).0)
+    }
+
+    /// The first element.
+    pub(super) fn as_ptr(&self) -> *const f32 {
+        self.data.as_ptr()
+    }
+
     /// The same elements with rows and columns exchanged.
     pub fn transposed(self) -> Self {
         let Shape { rows, cols, row_stride, col_stride } = self.shape;
@@ -63,6 +81,31 @@ impl<'a> ViewMut<'a> {
         let shape = Shape { rows, cols, row_stride, col_stride: 1 }.checked(data.len());
         Self { data, shape }
     }
+
+    /// The same, for a while.
+    pub(super) fn reborrow(&mut self) -> ViewMut<'_> {
+        ViewMut { data: self.data, shape: self.shape }
+    }
+
+    /// Multiplies each row by its factor.
+    pub(super) fn scale_rows(&mut self, factors: &[f32]) {
+        let Shape { rows, cols, row_stride, .. } = self.shape;
+        for (row, factor) in self.data.chunks_mut(row_stride).take(rows).zip(factors) {
+            row.split_at_mut(cols).0.iter_mut().for_each(|x| *x *= factor);
+        }
+    }
+
+    /// Where its elements lie.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The first element.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.data.as_mut_ptr()
+    }
 }
 
 /// What happens to the numbers already in the output of a [`product`].
@@ -75,7 +118,7 @@ pub(super) enum Output {
 }
 
 /// `out = left · right`. Panics unless the shapes fit.
-pub fn product(left: View<'_>, right: View<'_>, out: ViewMut<'_>) {
+pub(super) fn product(left: View<'_>, right: View<'_>, out: ViewMut<'_>) {
     multiply(left, right, out, Output::Set);
 }
 

@@ -225,7 +225,13 @@ impl Found {
         while let Some((base, path)) = self.unreadable.pop_first() {
             let bytes = directory.io().len(&path)?.unwrap_or(0);
             let path = directory.put_aside(&path)?;
-            if base <= reach || self.segments.is_empty() || self.segments.range(base..).next().is_some() {
+            // The segment before may have lost its end, as many frames as
+            // would fit a file like this.
+            let lost = bytes / PREFIX_BYTES as u64;
+            if base <= reach.saturating_add(lost)
+                || self.segments.is_empty()
+                || self.segments.range(base..).next().is_some()
+            {
                 reach = reach.max(base.saturating_add(bytes));
                 self.put_aside.insert(base, path);
             } else {

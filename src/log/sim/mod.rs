@@ -82,6 +82,17 @@ fn on_a_disk_that_rots_what_is_whole_is_kept_and_what_is_lost_is_said() {
     run_cases(Trust::Rotting, Ack::Disk, 1_000);
 }
 
+/// Of soaks, and beyond what every run tries.
+#[test]
+fn cases_that_once_failed_are_kept_to() {
+    let root = scratch();
+    // A whole segment without its header, behind a sealed one without its end.
+    case::run(root.path(), Trust::Rotting, Ack::Disk, 24_886);
+    let root = scratch();
+    // Frames that were nowhere come back with a file that was used again.
+    case::run(root.path(), Trust::Lying, Ack::Memory, 16_460);
+}
+
 #[test]
 fn the_same_seed_makes_the_same_calls_with_the_same_ends() {
     for trust in [Trust::Sound, Trust::Lying, Trust::Rotting] {

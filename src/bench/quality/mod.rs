@@ -35,7 +35,7 @@ use self::{
 use super::{Better, Case, Options, Sample, progress};
 use crate::{
     daemon::Workbench,
-    embed::{self, Provider},
+    embed::{self, Element, Provider},
 };
 
 /// Parts of the benchmark.
@@ -49,6 +49,8 @@ pub enum Part {
     Chunking,
     /// Personal data
     Pii,
+    /// What shorter numbers cost the local model's vectors; only if asked for
+    Elements,
 }
 
 /// What this benchmark is told besides [`Options`].
@@ -67,6 +69,9 @@ pub struct Settings {
 /// How far the engine's vectors may be from the same model in Python, in
 /// nDCG@10.
 const PARITY: f64 = 0.005;
+
+/// How far the vectors of an element may be below those of fp32, in nDCG@10.
+const ELEMENTS: [(Element, f64); 2] = [(Element::Bf16, 0.002), (Element::Int8, 0.01)];
 
 /// By how much a union of LoCoMo's lists should be above the better one, in
 /// recall@10.
@@ -93,6 +98,33 @@ pub fn quality(options: &Options, settings: &Settings) -> Result<Vec<Case>> {
     }
     if asked(Part::Scifact) {
         cases.extend(runtime.block_on(scifact_cases(options, settings))?);
+    }
+    if settings.only.contains(&Part::Elements) {
+        cases.extend(runtime.block_on(element_cases(options, settings))?);
+    }
+    Ok(cases)
+}
+
+/// The vectors of every element, on both data sets.
+async fn element_cases(options: &Options, settings: &Settings) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    let mut datasets = vec![scifact::load(&options.fixtures)?];
+    datasets.extend(locomo_dataset(settings)?);
+    for dataset in datasets {
+        let vectors = async |element: Element| -> Result<f64> {
+            let measured = measure(options, &dataset, &format!("[embed]\nelement = \"{element}\"")).await?;
+            Ok(measured.of(List::Vectors).ndcg)
+        };
+        let fp32 = vectors(Element::Fp32).await?;
+        for (element, allowed) in ELEMENTS {
+            let ours = Sample::of(vectors(element).await?);
+            let case = format!("{}: vectors alone, {element}", dataset.name);
+            cases.push(
+                Case::new(case, "nDCG@10", Better::Higher, &ours)
+                    .against_peer("fp32", &ours, &Sample::of(fp32))
+                    .with_goal((fp32 - allowed) / fp32),
+            );
+        }
     }
     Ok(cases)
 }
@@ -140,17 +172,22 @@ async fn scifact_cases(options: &Options, settings: &Settings) -> Result<Vec<Cas
     Ok(cases)
 }
 
-async fn locomo_cases(options: &Options, settings: &Settings) -> Result<Vec<Case>> {
+/// LoCoMo, or loud words that it is not there.
+fn locomo_dataset(settings: &Settings) -> Result<Option<Dataset>> {
     let path = settings.data.join(locomo::FILE);
-    if !path.exists() {
-        progress(format_args!(
-            "warning: LoCoMo is NOT MEASURED: {} is not there, and its licence does not let it be \
-             handed on; say where it is with --data",
-            path.display()
-        ));
-        return Ok(Vec::new());
+    if path.exists() {
+        return locomo::load(&settings.data).map(Some);
     }
-    let dataset = locomo::load(&settings.data)?;
+    progress(format_args!(
+        "warning: LoCoMo is NOT MEASURED: {} is not there, and its licence does not let it be \
+         handed on; say where it is with --data",
+        path.display()
+    ));
+    Ok(None)
+}
+
+async fn locomo_cases(options: &Options, settings: &Settings) -> Result<Vec<Case>> {
+    let Some(dataset) = locomo_dataset(settings)? else { return Ok(Vec::new()) };
     let measured = measure(options, &dataset, "").await?;
     let mut cases = list_cases(&dataset, &measured, "recall@10", |figures| figures.recall, UNION_GAIN);
     cases.extend(list_cases(&dataset, &measured, "nDCG@10", |figures| figures.ndcg, 0.0));

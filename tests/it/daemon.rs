@@ -239,7 +239,8 @@ impl Daemon {
 
     /// `GET path`: status and body.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let response = reqwest::get(format!("{}{path}", self.http)).await.unwrap();
+        let response =
+            thalweg::http_client::local().unwrap().get(format!("{}{path}", self.http)).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
@@ -252,7 +253,7 @@ impl Daemon {
 
     /// `POST path`: status and body, which is JSON.
     pub async fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
-        let request = reqwest::Client::new().post(format!("{}{path}", self.http));
+        let request = thalweg::http_client::local().unwrap().post(format!("{}{path}", self.http));
         let response = request.header("content-type", content_type).body(body).send().await.unwrap();
         let status = response.status().as_u16();
         let text = response.text().await.unwrap();

@@ -1,7 +1,7 @@
 //! From frames to rows: the one path that live work, catch-up and replay
 //! share.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use rayon::prelude::*;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     dataflow::Cpu,
-    embed::{EmbedError, Embedder},
+    embed::{EmbedError, Embedder, Refused, Work},
     metrics,
     record::{Defaults, RecordRef, Tier},
     store::{ChunkRow, RecordRow},
@@ -66,6 +66,7 @@ pub struct Deriver {
     scanner: Arc<Scanner>,
     tokens: Arc<dyn TokenSpans>,
     embedder: Arc<dyn Embedder>,
+    work: Work,
     cpu: Cpu,
 }
 
@@ -83,8 +84,15 @@ impl Deriver {
             defaults: Arc::new(defaults),
             tokens: embedder.tokens(),
             embedder,
+            work: Work::Live,
             cpu,
         }
+    }
+
+    /// The same, for work that can wait.
+    #[must_use]
+    pub fn for_backfill(self) -> Self {
+        Self { work: Work::Backfill, ..self }
     }
 
     /// The settings in force.
@@ -162,8 +170,8 @@ impl Deriver {
     /// will never take go to `refused`, with the reason.
     ///
     /// # Errors
-    /// When the embedder fails as a whole. Calling again goes on where it
-    /// stopped.
+    /// When the embedder fails as a whole. What was done is kept: calling
+    /// again goes on where it stopped.
     pub async fn embed(
         &self,
         rows: &mut Vec<RecordRow>,
@@ -175,22 +183,33 @@ impl Deriver {
                 return Ok(());
             }
             let (started, count) = (Instant::now(), texts.len());
-            match self.embedder.embed(texts).await {
-                Ok(vectors) => {
-                    metrics::embedded(started.elapsed(), count);
-                    for (chunk, vector) in missing(rows).zip(vectors) {
-                        chunk.vector = Some(vector);
-                    }
+            let partial = self.embedder.embed_each(texts, self.work).await;
+            let done = partial.vectors.iter().flatten().count();
+            if done > 0 {
+                metrics::embedded(started.elapsed(), done);
+            }
+            let mut dead: BTreeMap<usize, String> = BTreeMap::new();
+            for Refused { index, reason } in partial.refused {
+                let Some(row) = row_of(rows, index) else {
+                    return Err(EmbedError::Configuration {
+                        reason: format!("it refused text {index} of {count}: {reason}"),
+                    });
+                };
+                dead.entry(row).or_insert(reason);
+            }
+            let idle = done == 0 && dead.is_empty();
+            for (chunk, vector) in missing(rows).zip(partial.vectors) {
+                chunk.vector = vector;
+            }
+            for (row, reason) in dead.into_iter().rev() {
+                refused.push((rows.remove(row).offset, reason));
+            }
+            match partial.failed {
+                Some(error) => return Err(error),
+                None if idle => {
+                    return Err(EmbedError::Transient { reason: "it gave no vectors and no reason".into() });
                 }
-                Err(EmbedError::Input { index, reason }) => {
-                    let Some(row) = row_of(rows, index) else {
-                        return Err(EmbedError::Configuration {
-                            reason: format!("it refused text {index} of {count}: {reason}"),
-                        });
-                    };
-                    refused.push((rows.remove(row).offset, reason));
-                }
-                Err(error) => return Err(error),
+                None => {}
             }
         }
     }

@@ -227,3 +227,94 @@ fn row_of(rows: &[RecordRow], index: usize) -> Option<usize> {
         index < before
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::embed::{Hashing, Partial, Space};
+
+    /// Embeds two texts a call, but for those that say otherwise, and
+    /// remembers which it embedded.
+    #[derive(Default)]
+    struct Halting {
+        like: Hashing,
+        embedded: Mutex<Vec<String>>,
+    }
+
+    impl Embedder for Halting {
+        fn space(&self) -> &Space {
+            self.like.space()
+        }
+
+        fn embed(&self, _: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
+            unreachable!("what was done would be lost")
+        }
+
+        fn embed_each(&self, texts: Vec<String>, work: Work) -> BoxFuture<'_, Partial> {
+            assert_eq!(work, Work::Backfill);
+            let mut partial = Partial { vectors: vec![None; texts.len()], ..Partial::default() };
+            let mut embedded = self.embedded.lock().unwrap();
+            for (index, text) in texts.into_iter().enumerate() {
+                if text.contains("poison") {
+                    partial.refused.push(Refused { index, reason: text });
+                } else if partial.vectors.iter().flatten().count() < 2 {
+                    partial.vectors[index] = Some(vec![1.0]);
+                    embedded.push(text);
+                } else {
+                    partial.failed = Some(EmbedError::Transient { reason: "enough".into() });
+                }
+            }
+            Box::pin(async { partial })
+        }
+
+        fn tokens(&self) -> Arc<dyn TokenSpans> {
+            self.like.tokens()
+        }
+    }
+
+    fn row(offset: u64, texts: &[&str]) -> RecordRow {
+        let chunk = |(number, text): (u32, &&str)| ChunkRow {
+            chunk: number,
+            start: 0,
+            end: text.len(),
+            tokens: 1,
+            digest: [0; 32],
+            text: (*text).to_owned(),
+            vector: None,
+        };
+        RecordRow {
+            offset,
+            record_id: None,
+            ts_ms: 0,
+            tenant: "t".into(),
+            session: None,
+            source: "s".into(),
+            tier: Tier::Event,
+            attrs: "{}".into(),
+            dedupe_key: None,
+            chunks: (0..).zip(texts).map(chunk).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_embedded_before_a_failure_is_not_embedded_again() {
+        let embedder = Arc::new(Halting::default());
+        let shared: Arc<dyn Embedder> = embedder.clone();
+        let (settings, defaults) = (transform::Settings::default(), Defaults::default());
+        let deriver = Deriver::new(settings, defaults, shared, Cpu::new(1).unwrap()).for_backfill();
+        let mut rows =
+            vec![row(1, &["a", "b"]), row(2, &["c", "poison 1", "poison 2"]), row(3, &["d", "e", "f"])];
+        let mut refused = Vec::new();
+        assert!(deriver.embed(&mut rows, &mut refused).await.is_err());
+        assert_eq!(refused, [(2, "poison 1".to_owned())]);
+        assert!(deriver.embed(&mut rows, &mut refused).await.is_err());
+        deriver.embed(&mut rows, &mut refused).await.unwrap();
+        assert_eq!(rows.iter().map(|row| row.offset).collect::<Vec<_>>(), [1, 3]);
+        assert!(rows.iter().flat_map(|row| &row.chunks).all(|chunk| chunk.vector.is_some()));
+        assert_eq!(*embedder.embedded.lock().unwrap(), ["a", "b", "d", "e", "f"]);
+    }
+}

@@ -29,6 +29,7 @@ pub const HTTP: &str = "[[source]]\ntype = \"http\"\n";
 pub struct Site {
     folder: PathBuf,
     data: PathBuf,
+    environment: Vec<(&'static str, String)>,
     _temporary: tempfile::TempDir,
 }
 
@@ -47,7 +48,7 @@ impl Site {
     pub fn new(sections: &str) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().to_owned();
-        let site = Self { data: folder.join("data"), folder, _temporary: temporary };
+        let site = Self { data: folder.join("data"), folder, environment: Vec::new(), _temporary: temporary };
         site.configure(sections);
         site
     }
@@ -58,6 +59,11 @@ impl Site {
         site.data = data;
         site.configure(sections);
         site
+    }
+
+    /// Gives its daemons a variable of the environment.
+    pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        self.environment.push((name, value.into()));
     }
 
     /// Writes the pipeline file anew, for the next start.
@@ -112,6 +118,7 @@ impl Site {
     fn command(&self, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_thalweg"));
         command.arg("run").arg(self.pipeline()).args(more).env_remove("THALWEG_LOG");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command
     }

@@ -29,7 +29,7 @@ use crate::{
 /// A text that every endpoint must be able to embed. One that refuses a text
 /// is asked for this one too, unless it has answered another meanwhile: a text
 /// is bad only by the word of an endpoint that works.
-const CANARY: &str = "hello world";
+pub const CANARY: &str = "hello world";
 const CANARY_TOKENS: u64 = 6;
 
 /// Draws a number in `0..1`.

@@ -210,7 +210,9 @@ impl<'a> Job<'a> {
             Err(Fault::Rate { .. } | Fault::Quota { .. } | Fault::Configuration { .. }) => vec![unit],
         };
         if self.partial.failed.is_none() {
-            self.queue.extend(again);
+            // First, so that a bad text is soon alone: if it is not the text
+            // but the endpoint that is bad, this is how it comes out.
+            again.into_iter().rev().for_each(|unit| self.queue.push_front(unit));
         }
     }
 

@@ -40,7 +40,8 @@ impl Limits {
     pub fn learn(&mut self, of: Option<Size>, inputs: usize, tokens: u64) {
         match of {
             Some(Size::Inputs) => self.inputs = self.inputs.min((inputs / 2).max(1)),
-            Some(Size::Tokens) if inputs > 1 => self.tokens = self.tokens.min((tokens / 2).max(1)),
+            // Where nothing is said, it is the body's length, which goes with the tokens.
+            Some(Size::Tokens) | None if inputs > 1 => self.tokens = self.tokens.min((tokens / 2).max(1)),
             _ => {}
         }
     }
@@ -87,8 +88,9 @@ mod tests {
         limits.learn(Some(Size::Inputs), 1_000, 9_000);
         limits.learn(Some(Size::Tokens), 100, 9_000);
         limits.learn(Some(Size::Tokens), 1, 600);
-        limits.learn(None, 2, 2);
         assert_eq!((limits.inputs, limits.tokens), (500, 4_500));
+        limits.learn(None, 100, 1_000);
+        assert_eq!((limits.inputs, limits.tokens), (500, 500));
     }
 
     proptest! {

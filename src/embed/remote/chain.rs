@@ -90,6 +90,21 @@ pub struct Asking {
     pub query: bool,
 }
 
+/// What is to be asked, and of whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// Tokens and bytes of the texts, in order.
+    pub texts: &'a [(u64, usize)],
+    pub asking: Asking,
+    /// An endpoint that is not asked before its time, as long as there is
+    /// another.
+    pub avoid: Option<(usize, Instant)>,
+    /// An endpoint that is not asked at all.
+    pub never: Option<usize>,
+    /// Nothing else of the call is under way, so a refusal is the last word.
+    pub last: bool,
+}
+
 /// A place at an endpoint, with what is reserved for the request. Dropped
 /// without an ending it gives the place back, but not what may be paid for.
 pub struct Place<'a> {
@@ -127,16 +142,10 @@ impl Chain {
         (self.random)()
     }
 
-    /// Whether an endpoint can be asked for some of these texts, of which the
-    /// tokens and bytes are given in order; if so, how many and with its place
-    /// taken. `avoid` is not asked before its time; `never` not at all.
-    pub fn place(
-        &self,
-        texts: &[(u64, usize)],
-        asking: Asking,
-        avoid: Option<(usize, Instant)>,
-        never: Option<usize>,
-    ) -> Result<(Place<'_>, usize), Blocked> {
+    /// Takes a place for as many of the texts as one request holds, from the
+    /// first on; how many that are.
+    pub fn place(&self, wish: Wish<'_>) -> Result<(Place<'_>, usize), Blocked> {
+        let Wish { texts, asking, avoid, never, last } = wish;
         let now = Instant::now();
         let mut counts = vec![0; self.endpoints.len()];
         let mut spent = false;
@@ -160,7 +169,7 @@ impl Chain {
             outlooks.push((index, outlook.not_before(avoid.filter(|(avoided, _)| *avoided == index), now)));
         }
         let chosen = choose(&outlooks, self.policy.grace, now);
-        if spent && matches!(chosen, Err(Blocked::Failed(EmbedError::Quota { .. }))) {
+        if spent && last && matches!(chosen, Err(Blocked::Failed(EmbedError::Quota { .. }))) {
             self.budget.refuse(asking.work);
         }
         let index = chosen?;

@@ -26,6 +26,8 @@ const MISCONFIGURED: Duration = Duration::from_secs(60);
 const RATE_BASE: Duration = Duration::from_secs(1);
 /// ... up to this.
 const RATE_LONGEST: Duration = Duration::from_secs(60);
+/// Less than this is no wait, whatever an answer says.
+const SHORTEST: Duration = Duration::from_millis(20);
 /// Weight of the newest request in the time that requests are expected to take.
 const NEWEST: f64 = 0.3;
 /// After this long unasked, an endpoint is expected to be half as slow.
@@ -177,7 +179,7 @@ impl Gate {
                     .unwrap_or_else(|| backoff(refusals, RATE_BASE, RATE_LONGEST, 0.5 + random / 2.0));
                 self.answered(flight);
                 self.rate_refusals = refusals;
-                self.bucket.pause(now + wait);
+                self.bucket.pause(now + wait.max(SHORTEST));
             }
             Fault::TooLarge { of, .. } => {
                 self.limits.learn(*of, inputs, flight.tokens);
@@ -192,7 +194,7 @@ impl Gate {
                 }
             }
             Fault::Quota { retry_after, reason } => {
-                let wait = retry_after.unwrap_or(SPENT);
+                let wait = retry_after.unwrap_or(SPENT).max(RATE_BASE);
                 self.breaker.trip(now + wait);
                 let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
                 let reset_at = retry_after.is_some().then(|| now_ms.saturating_add(wait_ms));

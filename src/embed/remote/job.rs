@@ -16,7 +16,7 @@ use futures::{
 
 use super::{
     answer::Answer,
-    chain::{Asking, Chain},
+    chain::{Asking, Chain, Wish},
     choose::Blocked,
     classify::Fault,
     count::Prepared,
@@ -124,7 +124,14 @@ impl<'a> Job<'a> {
         let mut wake: Option<Instant> = None;
         while let Some(unit) = self.queue.pop_front() {
             let sizes: Vec<(u64, usize)> = unit.texts.iter().map(|index| self.size(*index)).collect();
-            match self.chain.place(&sizes, self.asking, unit.avoid, unit.never) {
+            let wish = Wish {
+                texts: &sizes,
+                asking: self.asking,
+                avoid: unit.avoid,
+                never: unit.never,
+                last: self.in_flight.is_empty(),
+            };
+            match self.chain.place(wish) {
                 Ok((place, count)) => {
                     let (now, later) = unit.split(count);
                     if let Some(later) = later {
@@ -146,8 +153,11 @@ impl<'a> Job<'a> {
                     };
                     self.in_flight.push(request.boxed());
                 }
-                // The endpoint that has it may still answer.
-                Err(Blocked::Failed(_)) if unit.never.is_some() && !self.in_flight.is_empty() => {}
+                // What is under way may answer, and may leave something of
+                // what was reserved for it. A second opinion is no loss.
+                Err(Blocked::Failed(_)) if !self.in_flight.is_empty() => {
+                    waiting.extend(unit.never.is_none().then_some(unit));
+                }
                 Err(Blocked::Failed(error)) => {
                     self.give_up(error);
                     return None;

@@ -55,7 +55,7 @@ async fn a_dead_endpoint_is_not_asked_again_and_again() {
 async fn an_endpoint_at_30_seconds_stalls_no_call_but_the_one_it_has() {
     let slow = Server::start(|seen| Reply::Later(Duration::from_secs(30), Box::new(Reply::good(seen)))).await;
     let fast = Server::good().await;
-    let remote = Arc::new(pair(&slow, &fast, "concurrency = 2\ntimeout = '60s'"));
+    let remote = Arc::new(pair(&slow, &fast, "concurrency = 8\ntimeout = '60s'"));
     let stuck = tokio::spawn({
         let remote = Arc::clone(&remote);
         async move { each(&remote, &texts(1)).await }

@@ -118,7 +118,8 @@ impl Endpoint {
     fn understand(&self, reply: Reply, texts: usize, most: usize, told: RateLimits) -> Result<Answer, Fault> {
         let status = reply.status;
         if (200..300).contains(&status) {
-            return answer::read(self.api, &reply.plain(most)?, texts, self.wanted);
+            let answer = answer::read(self.api, &reply.plain(most)?, texts, self.wanted)?;
+            return Ok(Answer { tokens: answer.tokens.or(told.taken), ..answer });
         }
         // An error message that cannot be read is an error all the same.
         let body = reply.plain(most).unwrap_or_default();

@@ -21,6 +21,8 @@ pub struct RateLimits {
     pub requests: Limit,
     /// Of tokens.
     pub tokens: Limit,
+    /// Tokens that this request took: text-embeddings-inference says it here.
+    pub taken: Option<u64>,
 }
 
 /// One limit.
@@ -48,6 +50,7 @@ pub fn read(headers: &HeaderMap, now_ms: i64) -> RateLimits {
         retry_after: retry_after.map(|wait| wait.min(LONGEST)),
         requests: limit("requests"),
         tokens: limit("tokens"),
+        taken: text("x-compute-tokens").and_then(|n| n.parse().ok()),
     }
 }
 
@@ -131,6 +134,7 @@ mod tests {
         assert_eq!(read.requests, Limit { limit: Some(60), remaining: Some(59), reset: second });
         assert_eq!(read.tokens, Limit { limit: Some(150_000), remaining: Some(149_984), reset: minutes });
         assert_eq!(headers(&[]), RateLimits::default());
+        assert_eq!(headers(&[("x-compute-tokens", "12")]).taken, Some(12));
     }
 
     #[test]

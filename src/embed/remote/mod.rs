@@ -50,6 +50,7 @@ use self::{
 };
 pub use self::{
     budget::Budget,
+    count::SPECIAL_TOKENS,
     quota::{Kind as QuotaKind, QuotaState, Snapshot as QuotaSnapshot},
 };
 use super::{EmbedError, Embedder, Partial, Refused, Settings, Space, TokenSpans, Work};

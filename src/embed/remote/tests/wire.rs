@@ -45,7 +45,7 @@ async fn voyage_is_told_queries_from_documents() {
 async fn text_embeddings_inference_answers_with_bare_vectors() {
     let server = Server::start(|seen| {
         let vectors: Vec<_> = seen.texts.iter().map(|text| vector(text)).collect();
-        Reply::json(200, &json!(vectors))
+        Reply::json(200, &json!(vectors)).header("x-compute-tokens", "100")
     })
     .await;
     let (remote, texts) = (remote(&of_api("tei", &server, "")), texts(60));
@@ -54,6 +54,7 @@ async fn text_embeddings_inference_answers_with_bare_vectors() {
     assert_eq!((seen.len(), seen[0].path.as_str()), (3, "/embed"));
     assert_eq!(seen[0].body["truncate"], true);
     assert!(!seen[0].headers.contains_key("authorization"));
+    assert_eq!(remote.budget().unwrap().state().current_count, 300, "as the headers say");
 }
 
 #[tokio::test]

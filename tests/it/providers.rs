@@ -126,9 +126,9 @@ fn records(from: usize, to: usize) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_get_vectors_over_tls_and_the_one_refused_is_a_dead_letter_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
-    let Some((cert, key)) = tools::certificate(folder.path()) else { return };
+    let Some((authority, cert, key)) = tools::issued_certificate(folder.path()) else { return };
     let service = Service::start(&cert, &key).await;
-    let site = site(&service, &cert);
+    let site = site(&service, &authority);
     let daemon = site.start();
     let (status, reply) = daemon.post("/v1/ingest", "application/x-ndjson", records(0, 40)).await;
     assert_eq!(status, 200, "{reply}");
@@ -153,9 +153,9 @@ async fn records_get_vectors_over_tls_and_the_one_refused_is_a_dead_letter_with_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_with_a_certificate_of_its_own_is_not_believed() {
+async fn a_service_whose_certificate_nobody_here_trusts_gets_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let Some((cert, key)) = tools::certificate(folder.path()) else { return };
+    let Some((_, cert, key)) = tools::issued_certificate(folder.path()) else { return };
     let service = Service::start(&cert, &key).await;
     let other = folder.path().join("other");
     fs::create_dir(&other).unwrap();

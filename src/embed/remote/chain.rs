@@ -1,5 +1,4 @@
-//! All endpoints of a space: who is asked next, and what becomes of what was
-//! asked.
+//! All endpoints of a space, and who is asked next.
 
 use std::{
     sync::Arc,
@@ -9,28 +8,20 @@ use std::{
 use tokio::sync::{Notify, futures::Notified};
 
 use super::{
-    answer::{Answer, Wanted},
+    answer::Wanted,
     budget::Budget,
     choose::{Blocked, choose},
-    classify::Fault,
-    count::Prepared,
-    endpoint::{Endpoint, Exchange},
-    gate::{Ending, Flight, Outlook},
-    quota::{self, Amount, Reservation},
+    endpoint::Endpoint,
+    gate::Outlook,
+    place::Place,
+    quota::Amount,
     settings::Endpoint as Settings,
 };
 use crate::{
     clock::Clock,
     embed::{EmbedError, Work},
     http_client::ClientError,
-    metrics,
 };
-
-/// A text that every endpoint must be able to embed. One that refuses a text
-/// is asked for this one too, unless it has answered another meanwhile: a text
-/// is bad only by the word of an endpoint that works.
-pub const CANARY: &str = "hello world";
-const CANARY_TOKENS: u64 = 6;
 
 /// Draws a number in `0..1`.
 pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;
@@ -74,10 +65,10 @@ impl Default for Policy {
 /// The endpoints of one space, in the order of the file.
 pub struct Chain {
     endpoints: Vec<Arc<Endpoint>>,
-    budget: Arc<Budget>,
+    pub budget: Arc<Budget>,
     /// A request ended, and with it something may have become possible.
-    changed: Notify,
-    clock: Clock,
+    pub changed: Notify,
+    pub clock: Clock,
     random: Random,
     pub policy: Policy,
 }
@@ -103,17 +94,6 @@ pub struct Wish<'a> {
     pub never: Option<usize>,
     /// Nothing else of the call is under way, so a refusal is the last word.
     pub last: bool,
-}
-
-/// A place at an endpoint, with what is reserved for the request. Dropped
-/// without an ending it gives the place back, but not what may be paid for.
-pub struct Place<'a> {
-    chain: &'a Chain,
-    pub index: usize,
-    endpoint: Arc<Endpoint>,
-    flight: Option<Flight>,
-    reservation: Option<Reservation>,
-    tokens: u64,
 }
 
 impl Chain {
@@ -200,136 +180,5 @@ impl Outlook {
             (Self::Now { expected }, Some((_, at))) if at > now => Self::Later { at, expected },
             (other, _) => other,
         }
-    }
-}
-
-impl Place<'_> {
-    /// Sends the texts and settles what it cost. If all of it is refused, the
-    /// endpoint must have worked since `since`, or work now, to be believed.
-    pub async fn ask(
-        mut self,
-        texts: Arc<Vec<Prepared>>,
-        which: Vec<usize>,
-        asking: Asking,
-        since: Instant,
-    ) -> Result<Answer, Fault> {
-        let inputs = which.len();
-        let exchange = self.exchange(texts, which, asking).await;
-        let doubtful = match &exchange.result {
-            Err(Fault::Input { .. }) => true,
-            Err(Fault::TooLarge { .. }) => inputs == 1,
-            Err(_) => false,
-            Ok(answer) => answer.vectors.iter().all(Result::is_err),
-        };
-        let used = exchange.used(self.tokens, self.endpoint.price);
-        let mut result = exchange.result;
-        if doubtful && !self.endpoint.gate().has_worked_since(since) {
-            result = self.doubted(result, asking).await;
-        }
-        self.finish(&result, inputs, used);
-        result
-    }
-
-    async fn exchange(&self, texts: Arc<Vec<Prepared>>, which: Vec<usize>, asking: Asking) -> Exchange {
-        let exchange = self.endpoint.ask(texts, which, asking.query, (self.chain.clock)()).await;
-        self.endpoint.gate().observe(&exchange.told, Instant::now());
-        exchange
-    }
-
-    /// What a refusal is worth, by what the endpoint says to a text that it
-    /// must take.
-    async fn doubted(&self, refusal: Result<Answer, Fault>, asking: Asking) -> Result<Answer, Fault> {
-        let amount = Amount::request(CANARY_TOKENS, self.endpoint.price);
-        let Ok(reservation) = self.chain.budget.reserve(amount, asking.work) else {
-            return Err(Fault::transient(
-                "too little of the quota is left to tell a bad text from a bad endpoint",
-            ));
-        };
-        let canary = Arc::new(vec![Prepared { text: CANARY.to_owned(), tokens: CANARY_TOKENS }]);
-        let exchange = self.exchange(canary, vec![0], asking).await;
-        let used = exchange.used(CANARY_TOKENS, self.endpoint.price);
-        self.spend(reservation, used);
-        match exchange.result {
-            Ok(answer) if answer.vectors.iter().all(Result::is_ok) => {
-                self.endpoint.gate().worked(Instant::now());
-                refusal
-            }
-            Ok(_) => Err(Fault::transient("its vectors are missing, zero or not finite, whatever the text")),
-            Err(Fault::Input { reason } | Fault::TooLarge { reason, .. }) => {
-                Err(Fault::Configuration { reason: format!("it refuses every text: {reason}") })
-            }
-            Err(other) => Err(other),
-        }
-    }
-
-    fn finish(&mut self, result: &Result<Answer, Fault>, inputs: usize, used: Amount) {
-        let (now, now_ms) = (Instant::now(), (self.chain.clock)());
-        if let Some(reservation) = self.reservation.take() {
-            self.spend(reservation, used);
-        }
-        if let Some(flight) = self.flight.take() {
-            let random = self.chain.draw();
-            let mut gate = self.endpoint.gate();
-            match result {
-                Ok(answer) if answer.vectors.iter().any(Result::is_ok) => {
-                    let ending = Ending::Answered(answer.tokens.unwrap_or(self.tokens));
-                    gate.end(flight, inputs, ending, random, now, now_ms);
-                }
-                Ok(_) => {
-                    let refused = Fault::Input { reason: String::new() };
-                    gate.end(flight, inputs, Ending::Failed(&refused), random, now, now_ms);
-                }
-                Err(fault) => gate.end(flight, inputs, Ending::Failed(fault), random, now, now_ms),
-            }
-        }
-        if let Err(fault) = result {
-            let (class, reason) = (fault.class(), fault.reason());
-            match fault {
-                Fault::Configuration { .. } | Fault::Quota { .. } => {
-                    tracing::error!(
-                        endpoint = self.endpoint.name,
-                        class,
-                        reason,
-                        "an endpoint is left alone for a while"
-                    );
-                }
-                _ => tracing::warn!(
-                    endpoint = self.endpoint.name,
-                    class,
-                    reason,
-                    "a request for vectors failed"
-                ),
-            }
-        }
-    }
-
-    fn spend(&self, reservation: Reservation, used: Amount) {
-        let tokens = used.tokens();
-        metrics::embed_spent(&self.endpoint.name, tokens, quota::micros(tokens, self.endpoint.price));
-        self.chain.budget.settle(reservation, used);
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let now = Instant::now();
-        if let Some(flight) = self.flight.take() {
-            self.endpoint.gate().abandon(flight, now);
-        }
-        self.endpoint.show(now);
-        self.chain.changed.notify_waiters();
-    }
-}
-
-impl Exchange {
-    /// What is to be taken as spent: what the answer says, else what was
-    /// reserved; nothing but the request itself where it was refused.
-    fn used(&self, reserved: u64, price: f64) -> Amount {
-        let tokens = match &self.result {
-            Ok(answer) => answer.tokens.unwrap_or(reserved),
-            Err(_) if self.billed => reserved,
-            Err(_) => 0,
-        };
-        Amount::request(tokens, price)
     }
 }

@@ -12,7 +12,7 @@
 //! | [`quota`] | what a day may cost |
 //!
 //! [`transport`] and [`endpoint`] carry it out, [`chain`] keeps the endpoints,
-//! [`job`] brings the texts of one call to an end. `docs/providers.md` says
+//! [`place`] is a request to one of them, [`job`] brings the texts of one call to an end. `docs/providers.md` says
 //! what a user sees of it.
 
 mod answer;
@@ -27,6 +27,7 @@ mod endpoint;
 mod gate;
 mod headers;
 mod job;
+mod place;
 mod quota;
 mod request;
 mod retry;

@@ -1,6 +1,10 @@
 //! One request, one reply: bytes and headers, bounded in time and size.
 
-use std::{error::Error as _, io::Read, time::Duration};
+use std::{
+    error::Error,
+    io::{self, Read},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flate2::{Compression, read::GzDecoder, read::GzEncoder};
@@ -153,11 +157,11 @@ fn fault(error: reqwest::Error) -> Fault {
     if untrusted { Fault::Configuration { reason } } else { Fault::transient(reason) }
 }
 
-fn is_untrusted(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    let tls = match inner {
-        Some(inner) => inner.downcast_ref::<rustls::Error>(),
-        None => cause.downcast_ref::<rustls::Error>(),
-    };
-    tls.is_some_and(|error| matches!(error, rustls::Error::InvalidCertificate(_)))
+/// What TLS says is wrapped in errors of I/O, more than once.
+fn is_untrusted(cause: &(dyn Error + 'static)) -> bool {
+    let mut inner = cause;
+    while let Some(next) = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        inner = next;
+    }
+    matches!(inner.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
 }

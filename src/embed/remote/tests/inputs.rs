@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    super::{super::Refused, chain::CANARY},
+    super::{super::Refused, place::CANARY},
     server::answer,
     *,
 };

@@ -86,7 +86,7 @@ pub fn complete(partial: &Partial, texts: &[String]) {
 #[track_caller]
 pub fn paid_once(server: &Server) {
     for (text, times) in server.served() {
-        assert!(times == 1 || text == super::chain::CANARY, "`{text}` was paid for {times} times");
+        assert!(times == 1 || text == super::place::CANARY, "`{text}` was paid for {times} times");
     }
 }
 

@@ -16,7 +16,9 @@
 pub mod fuzz;
 
 pub mod clock;
+pub mod http_client;
 pub mod metrics;
+pub mod secret;
 pub mod setting;
 pub mod units;
 

@@ -43,6 +43,23 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!("fallback_fraction", "Share of indexed records stored without a vector.");
     describe_histogram!("embed_seconds", "Time to embed the chunks of one batch.");
     describe_counter!("embed_texts_total", "Texts embedded.");
+    describe_histogram!("embed_request_seconds", "Time of one request to an endpoint, by endpoint.");
+    describe_counter!("embed_requests_total", "Requests to endpoints, by endpoint and outcome.");
+    describe_counter!("embed_tokens_total", "Tokens that endpoints have counted, by endpoint.");
+    describe_counter!(
+        "embed_cost_micros_total",
+        "What those tokens cost, in millionths of the currency of the prices, by endpoint."
+    );
+    describe_gauge!(
+        "embed_circuit_state",
+        "0: closed, in use; 1: half open; 2: open, left alone; by endpoint."
+    );
+    describe_gauge!(
+        "embed_rate_remaining",
+        "Requests and tokens that may be sent at once, by endpoint and kind."
+    );
+    describe_gauge!("embed_quota_used", "Share of the daily quota that is spent, by kind.");
+    describe_gauge!("embed_quota_remaining", "What is left of the daily quota, by kind.");
     describe_histogram!("store_commit_seconds", "Time of one commit of rows and checkpoint.");
     describe_histogram!("searchable_seconds", "Time from a record's append until it is searchable.");
     describe_histogram!("search_seconds", "Time to answer one search.");
@@ -136,6 +153,38 @@ pub fn damage_state(open: usize, lost: u64) {
 pub fn embedded(took: Duration, texts: usize) {
     histogram!("embed_seconds").record(took);
     counter!("embed_texts_total").increment(texts as u64);
+}
+
+/// One request to an endpoint, and how it ended.
+pub fn embed_request(endpoint: &str, outcome: &'static str, took: Duration) {
+    let endpoint = endpoint.to_owned();
+    counter!("embed_requests_total", "endpoint" => endpoint.clone(), "outcome" => outcome).increment(1);
+    histogram!("embed_request_seconds", "endpoint" => endpoint).record(took);
+}
+
+/// Tokens that an endpoint has counted, and their price.
+pub fn embed_spent(endpoint: &str, tokens: u64, micros: u64) {
+    let endpoint = endpoint.to_owned();
+    counter!("embed_tokens_total", "endpoint" => endpoint.clone()).increment(tokens);
+    counter!("embed_cost_micros_total", "endpoint" => endpoint).increment(micros);
+}
+
+/// State of an endpoint's circuit, and what may be sent to it at once.
+pub fn embed_endpoint(endpoint: &str, circuit: u8, requests: Option<f64>, tokens: Option<f64>) {
+    let endpoint = endpoint.to_owned();
+    gauge!("embed_circuit_state", "endpoint" => endpoint.clone()).set(f64::from(circuit));
+    for (kind, remaining) in [("requests", requests), ("tokens", tokens)] {
+        if let Some(remaining) = remaining {
+            gauge!("embed_rate_remaining", "endpoint" => endpoint.clone(), "kind" => kind).set(remaining);
+        }
+    }
+}
+
+/// How much of a daily quota is spent, as a share, and how much is left.
+pub fn embed_quota(kind: &'static str, used: f64, remaining: u64) {
+    gauge!("embed_quota_used", "kind" => kind).set(used);
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    gauge!("embed_quota_remaining", "kind" => kind).set(remaining as f64);
 }
 
 /// One commit of rows and checkpoint.

@@ -8,7 +8,7 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::{embed::EmbedError, pipeline::search::SearchError, store::StoreError};
+use crate::{clock, embed::EmbedError, pipeline::search::SearchError, store::StoreError};
 
 /// An error as RFC 9457 has it, with a stable `code`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,15 @@ impl From<EmbedError> for Problem {
         match &error {
             EmbedError::Input { .. } => Self::new(StatusCode::BAD_REQUEST, "bad_query", error.to_string()),
             EmbedError::Transient { .. } => Self::unavailable("embedder_failed", error.to_string(), 5),
+            EmbedError::Rate { retry_after, .. } => {
+                let seconds = retry_after.map_or(5, |wait| wait.as_secs().max(1));
+                Self::unavailable("embedder_busy", error.to_string(), seconds)
+            }
+            EmbedError::Quota { reset_at, .. } => {
+                let left = reset_at.map_or(0, |at| (at - clock::system_ms()) / 1_000);
+                let seconds = u64::try_from(left).unwrap_or(0).max(60);
+                Self::unavailable("embedding_quota_spent", error.to_string(), seconds)
+            }
             EmbedError::Configuration { .. } => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "embedder_failed", error.to_string())
             }

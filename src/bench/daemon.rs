@@ -19,6 +19,7 @@ use super::usage::{self, Usage};
 use crate::{
     api::Status,
     config::{self, Pipeline},
+    http_client,
 };
 
 /// How long it may take to get ready: a model is read, files are zeroed.
@@ -162,7 +163,7 @@ impl Daemon {
                 .stderr(File::create(folder.log())?),
         )?;
         let ready = ready_line(&mut process.0).with_context(|| folder.last_words())?;
-        Ok(Self { process, ready, http: reqwest::Client::new(), folder })
+        Ok(Self { process, ready, http: http_client::local()?, folder })
     }
 
     /// Address of its TCP source.

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::http_client;
+
 /// Which running daemon a command is about.
 #[derive(Clone, Debug, Args)]
 pub struct Daemon {
@@ -18,14 +20,14 @@ impl Daemon {
     /// Asks the daemon.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let url = self.at(path);
-        let response = reqwest::Client::new().get(&url).timeout(Duration::from_secs(30)).send().await;
+        let response = http_client::local()?.get(&url).timeout(Duration::from_secs(30)).send().await;
         Self::understand(&url, response).await
     }
 
     /// Puts a question to the daemon.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, question: &impl Serialize) -> Result<T> {
         let url = self.at(path);
-        let request = reqwest::Client::new().post(&url).json(question).timeout(Duration::from_secs(60));
+        let request = http_client::local()?.post(&url).json(question).timeout(Duration::from_secs(60));
         Self::understand(&url, request.send().await).await
     }
 

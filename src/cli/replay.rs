@@ -105,7 +105,7 @@ impl Replay {
         let bench = Workbench::open(pipeline).await?;
         let replaying = Replaying {
             log,
-            deriver: bench.deriver(),
+            deriver: bench.deriver().for_backfill(),
             store: bench.store.clone(),
             pipeline: bench.pipeline.name.clone(),
             space_key: bench.space_key,

@@ -14,7 +14,6 @@ mod pipeline;
 mod problem;
 mod read;
 mod schema;
-mod secret;
 mod sections;
 mod sessions;
 mod source;
@@ -38,7 +37,6 @@ pub use self::{
     listen::Listen,
     pipeline::Pipeline,
     problem::{ConfigErrors, Problem},
-    secret::Secret,
     sections::{Http, Search, Shutdown},
     sessions::Sessions,
     source::{File, Format, Forward, Http as HttpSource, Source, Stdin, Tcp, Tls, Unix},
@@ -51,6 +49,7 @@ use self::{
     read::read,
     schema::Node,
 };
+pub use crate::secret::Secret;
 
 /// Reads and checks the pipeline file at `path`, with `env` as its
 /// environment.

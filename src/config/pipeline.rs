@@ -142,7 +142,9 @@ impl From<Written> for Pipeline {
 
 /// Keys of `[embed]` that say how fast and from where, not what comes out:
 /// the same vectors on a bigger machine are no other configuration.
-const WITHOUT_EFFECT_ON_VECTORS: [&str; 3] = ["model_dir", "threads", "batch_tokens"];
+const WITHOUT_EFFECT_ON_VECTORS: [&str; 5] = ["model_dir", "threads", "batch_tokens", "endpoint", "quota"];
+/// Keys of `[embed]` that mean nothing unless the provider is `remote`.
+const OF_REMOTE_MODELS: [&str; 5] = ["dimensions", "max_tokens", "tokenizer", "prefix", "query_prefix"];
 
 impl Pipeline {
     /// `path` as it is if absolute, else below `data_dir`.
@@ -156,11 +158,15 @@ impl Pipeline {
     /// sorted keys. Files that differ only in how they are written, or in
     /// where and how fast the work is done, share it.
     pub fn digest(&self) -> String {
-        let mut embed = json!(self.embed);
-        if let Some(embed) = embed.as_object_mut() {
-            embed.retain(|key, _| !WITHOUT_EFFECT_ON_VECTORS.contains(&key.as_str()));
+        let mut keys = json!(self.embed);
+        if let Some(embed) = keys.as_object_mut() {
+            let remote = self.embed.provider == embed::Provider::Remote;
+            embed.retain(|key, _| {
+                let key = key.as_str();
+                !WITHOUT_EFFECT_ON_VECTORS.contains(&key) && (remote || !OF_REMOTE_MODELS.contains(&key))
+            });
         }
-        sha256_hex(&json!({"defaults": self.defaults, "derive": self.derive, "embed": embed}))
+        sha256_hex(&json!({"defaults": self.defaults, "derive": self.derive, "embed": keys}))
     }
 
     /// SHA-256, in hex, of all settings, defaults filled in, as JSON with

@@ -103,6 +103,8 @@ fn table(node: Node<'_>, heading: &str, path: &str, out: &mut String) {
                 let heading = format!("`[[{key}]]` with `type = \"{kind}\"`");
                 table(variant, &heading, &path, &mut below);
             }
+        } else if let Some(item) = inner.items().filter(|items| items.properties().next().is_some()) {
+            table(item, &format!("`[[{path}]]`"), &path, &mut below);
         } else if inner.properties().next().is_some() {
             table(inner, &format!("`[{path}]`"), &path, &mut below);
         } else if key != "type" {

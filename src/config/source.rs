@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{listen::Listen, secret::Secret};
-use crate::units::ByteSize;
+use super::listen::Listen;
+use crate::{secret::Secret, units::ByteSize};
 
 /// One `[[source]]` of a pipeline file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

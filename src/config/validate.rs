@@ -7,7 +7,10 @@ use super::{
     pipeline::Pipeline,
     source::{Forward, Source},
 };
-use crate::setting::SettingError;
+use crate::{
+    embed::{Provider, remote::SPECIAL_TOKENS},
+    setting::SettingError,
+};
 
 /// A socket's path must fit `sockaddr_un`, with its closing zero.
 const SOCKET_PATH_BYTES: usize = 107;
@@ -19,7 +22,21 @@ pub(super) fn validate(pipeline: &Pipeline) -> Vec<SettingError> {
     found.extend(names(pipeline));
     found.extend(sources(pipeline));
     found.extend(listeners(pipeline));
+    found.extend(chunks_fit(pipeline));
     found
+}
+
+/// A chunk that the model cuts would be found by its beginning only.
+fn chunks_fit(pipeline: &Pipeline) -> Option<SettingError> {
+    let (chunk, embed) = (pipeline.derive.chunk.max_tokens, &pipeline.embed);
+    let room = embed.max_tokens.saturating_sub(SPECIAL_TOKENS);
+    (embed.provider == Provider::Remote && chunk > room).then(|| {
+        let message = format!(
+            "chunks have up to {chunk} tokens and would be cut; write {} or more, or lower derive.chunk.max_tokens",
+            chunk + SPECIAL_TOKENS
+        );
+        SettingError::new("embed.max_tokens", message)
+    })
 }
 
 /// What each section says of itself.

@@ -1,8 +1,8 @@
 //! Text in, vectors out.
 //!
-//! [`Embedder`] is the seam; behind it stand the local model ([`local`]) and
-//! the hashing embedder for tests ([`hashing`]). [`open`] makes the one that
-//! the [`Settings`] name.
+//! [`Embedder`] is the seam; behind it stand the local model ([`local`]),
+//! services that are asked over HTTP ([`remote`]) and the hashing embedder for
+//! tests ([`hashing`]). [`open`] makes the one that the [`Settings`] name.
 //!
 //! The local model is [`model`] (its files, verified), [`tokenizer`] (text to
 //! token ids), [`bert`] (token ids to vectors) and [`pool`] (the threads).
@@ -12,13 +12,14 @@ pub mod hashing;
 pub mod local;
 pub mod model;
 pub mod pool;
+pub mod remote;
 pub mod settings;
 pub mod tokenizer;
 
 #[cfg(test)]
 mod testing;
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,7 @@ pub use self::{
     hashing::Hashing,
     local::LocalModel,
     model::{ModelDescription, ModelError},
+    remote::{Budget, QuotaSnapshot, QuotaState, Remote},
     settings::{ElementChoice, Provider, Settings},
 };
 
@@ -36,18 +38,18 @@ pub use self::{
 /// spaces are equal in every field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
-    /// Who computes: `local`, `hashing`, later a provider's name.
+    /// Who computes: `local`, `remote`, `hashing`.
     pub provider: String,
     /// The model's name, such as `all-MiniLM-L6-v2`.
     pub model: String,
     /// SHA-256 of the weights, in hex (the algorithm's version where there
-    /// are none).
+    /// are none; empty where they cannot be seen).
     pub revision: String,
     /// SHA-256 of the tokenizer, in hex; empty where there is none.
     pub tokenizer: String,
     /// Numbers in a vector.
     pub dimensions: usize,
-    /// `mean` or `cls`.
+    /// `mean` or `cls`; empty where a service does not tell.
     pub pooling: String,
     /// Whether vectors have length 1.
     pub normalised: bool,
@@ -86,6 +88,23 @@ pub enum EmbedError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Too many requests, nothing else is wrong: later it goes on.
+    #[error("the embedder wants to be asked less often: {reason}")]
+    Rate {
+        /// What happened.
+        reason: String,
+        /// When to come again at the earliest, if that is known.
+        retry_after: Option<Duration>,
+    },
+    /// What may be spent is spent.
+    #[error("the embedding quota is spent: {reason}")]
+    Quota {
+        /// Whose quota.
+        reason: String,
+        /// When there is a new one, in milliseconds since the Unix epoch, if
+        /// that is known.
+        reset_at: Option<i64>,
+    },
     /// Trying again later may help.
     #[error("the embedder failed for now: {reason}")]
     Transient {
@@ -106,6 +125,9 @@ pub enum OpenError {
     /// The model cannot be used.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The endpoints cannot be used.
+    #[error(transparent)]
+    Remote(#[from] remote::RemoteError),
     /// The worker threads could not be started.
     #[error("cannot start a thread for the model: {source}")]
     Threads {
@@ -120,10 +142,59 @@ pub enum OpenError {
 pub fn open(settings: &Settings, stored: &[Space]) -> Result<Arc<dyn Embedder>, OpenError> {
     match settings.provider {
         Provider::Hashing => Ok(Arc::new(Hashing::default())),
+        Provider::Remote => Ok(Arc::new(Remote::open(settings)?)),
         Provider::Local => {
             let dir = settings.model_folder(std::env::var_os("THALWEG_MODELS").as_deref());
             Ok(Arc::new(LocalModel::load(&dir, settings, settings.element(stored))?))
         }
+    }
+}
+
+/// For whom something is embedded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Work {
+    /// Records as they come in, and queries.
+    #[default]
+    Live,
+    /// What can wait: replays and re-embedding.
+    Backfill,
+}
+
+/// What came of texts, each by itself.
+#[derive(Clone, Debug, Default)]
+pub struct Partial {
+    /// In the order of the texts; `None` where there is no vector (yet).
+    pub vectors: Vec<Option<Vec<f32>>>,
+    /// Texts that can never be embedded.
+    pub refused: Vec<Refused>,
+    /// Why others have no vector. Without it, and without a vector or a
+    /// refusal, a text was not looked at: it is to be passed in again.
+    pub failed: Option<EmbedError>,
+}
+
+/// A text that can never be embedded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Which of the texts passed in.
+    pub index: usize,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Partial {
+    /// All vectors.
+    ///
+    /// # Errors
+    /// If one is missing.
+    pub fn all(self) -> Result<Vec<Vec<f32>>, EmbedError> {
+        if let Some(Refused { index, reason }) = self.refused.into_iter().next() {
+            return Err(EmbedError::Input { index, reason });
+        }
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let missing = || EmbedError::Transient { reason: "a vector is missing".to_owned() };
+        self.vectors.into_iter().map(|vector| vector.ok_or_else(missing)).collect()
     }
 }
 
@@ -136,6 +207,28 @@ pub trait Embedder: Send + Sync {
     /// order of the texts. Never blocks the calling thread with computation.
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>>;
 
+    /// As [`embed`](Self::embed), but what could be done is kept where part of
+    /// it fails.
+    fn embed_each(&self, texts: Vec<String>, work: Work) -> BoxFuture<'_, Partial> {
+        let _ = work;
+        Box::pin(async move {
+            let count = texts.len();
+            match self.embed(texts).await {
+                Ok(vectors) => {
+                    Partial { vectors: vectors.into_iter().map(Some).collect(), ..Partial::default() }
+                }
+                Err(EmbedError::Input { index, reason }) => Partial {
+                    vectors: vec![None; count],
+                    refused: vec![Refused { index, reason }],
+                    failed: None,
+                },
+                Err(error) => {
+                    Partial { vectors: vec![None; count], refused: Vec::new(), failed: Some(error) }
+                }
+            }
+        })
+    }
+
     /// The vector of one text that someone is waiting for: it goes before the
     /// texts of [`embed`](Self::embed) that have not been begun.
     fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vec<f32>, EmbedError>> {
@@ -147,6 +240,11 @@ pub trait Embedder: Send + Sync {
 
     /// The tokenizer that counts as this embedder counts.
     fn tokens(&self) -> Arc<dyn TokenSpans>;
+
+    /// What this embedder may spend; `None` if it costs nothing.
+    fn budget(&self) -> Option<&Arc<Budget>> {
+        None
+    }
 }
 
 pub use crate::transform::TokenSpans;

@@ -8,7 +8,12 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Space, bert::Element, model};
+use super::{
+    Space,
+    bert::Element,
+    model,
+    remote::settings::{self as remote, Endpoint, Quota},
+};
 use crate::setting::SettingError;
 
 /// Tokens a batch may have at least: as many as the longest text.
@@ -18,14 +23,17 @@ const MOST_BATCH_TOKENS: usize = 65_536;
 /// The provider of the local model's [`Space`]s.
 pub(super) const LOCAL: &str = "local";
 const MOST_THREADS: usize = 1_024;
+const MOST_DIMENSIONS: usize = 16_384;
+const LEAST_MAX_TOKENS: usize = 16;
+const MOST_MAX_TOKENS: usize = 131_072;
 
 /// The section `embed` of a pipeline file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Who computes the vectors.
     pub provider: Provider,
-    /// Name of the local model.
+    /// Name of the model: of a local one, or as the endpoints know it.
     pub model: String,
     /// Folder of the local model's files; empty means the folder of that name
     /// in `$THALWEG_MODELS`, or in `models` where that is not set.
@@ -37,6 +45,23 @@ pub struct Settings {
     /// Tokens computed together at most. More does not compute faster: a live
     /// query waits until a batch in progress is done.
     pub batch_tokens: usize,
+    /// Numbers in a vector of a remote model.
+    pub dimensions: usize,
+    /// Tokens kept of a text by a remote model, special tokens included; the
+    /// rest is cut.
+    pub max_tokens: usize,
+    /// The remote model's `tokenizer.json`, to count tokens exactly; without
+    /// it they are estimated, on the side of too many.
+    pub tokenizer: String,
+    /// Put before each text for a remote model, where the model wants it.
+    pub prefix: String,
+    /// Put before each query for a remote model, where the model wants it.
+    pub query_prefix: String,
+    /// Services that compute the model's vectors, in the order in which they
+    /// are tried.
+    pub endpoint: Vec<Endpoint>,
+    /// What all endpoints together may spend in a day.
+    pub quota: Quota,
 }
 
 /// Who computes the vectors.
@@ -45,6 +70,8 @@ pub struct Settings {
 pub enum Provider {
     /// The model, in this process.
     Local,
+    /// The model, by way of the endpoints in `[[embed.endpoint]]`.
+    Remote,
     /// Hashes of words and trigrams: no model and no meaning, for tests.
     Hashing,
 }
@@ -75,6 +102,13 @@ impl Default for Settings {
             element: ElementChoice::Auto,
             threads: 0,
             batch_tokens: 2_048,
+            dimensions: 0,
+            max_tokens: 512,
+            tokenizer: String::new(),
+            prefix: String::new(),
+            query_prefix: String::new(),
+            endpoint: Vec::new(),
+            quota: Quota::default(),
         }
     }
 }
@@ -99,7 +133,28 @@ impl Settings {
                 "{} is out of range; write {LEAST_BATCH_TOKENS} to {MOST_BATCH_TOKENS}",
                 self.batch_tokens
             ),
-        )
+        )?;
+        self.validate_remote()
+    }
+
+    fn validate_remote(&self) -> Result<(), SettingError> {
+        if self.provider != Provider::Remote {
+            let message = "endpoints are asked by provider \"remote\" only; set it, or leave them out";
+            return SettingError::unless(self.endpoint.is_empty(), "endpoint", message);
+        }
+        let unnamed = "name the model as the endpoints know it";
+        SettingError::unless(!self.model.trim().is_empty(), "model", unnamed)?;
+        SettingError::unless(
+            (1..=MOST_DIMENSIONS).contains(&self.dimensions),
+            "dimensions",
+            format!("provider \"remote\" needs the numbers in a vector; write 1 to {MOST_DIMENSIONS}"),
+        )?;
+        SettingError::unless(
+            (LEAST_MAX_TOKENS..=MOST_MAX_TOKENS).contains(&self.max_tokens),
+            "max_tokens",
+            format!("{} is out of range; write {LEAST_MAX_TOKENS} to {MOST_MAX_TOKENS}", self.max_tokens),
+        )?;
+        remote::validate(&self.endpoint, &self.quota, self.max_tokens)
     }
 
     /// The folder of the model's files; `models` is the value of
@@ -185,6 +240,24 @@ mod tests {
         assert_eq!(refused(Settings { batch_tokens: 10, ..Settings::default() }).key, "batch_tokens");
         let hashing = Settings { provider: Provider::Hashing, model: String::new(), ..Settings::default() };
         hashing.validate().unwrap();
+    }
+
+    #[test]
+    fn a_remote_model_needs_dimensions_and_an_endpoint() {
+        let read = |more: &str| {
+            let text = format!("provider = 'remote'\nmodel = 'm'\n{more}");
+            toml::from_str::<Settings>(&text).unwrap()
+        };
+        let key = |more: &str| read(more).validate().unwrap_err().key;
+        let endpoint = "[[endpoint]]\nname = 'a'\napi = 'tei'\nurl = 'http://127.0.0.1:8080'";
+        assert_eq!(key(""), "dimensions");
+        assert_eq!(key("dimensions = 384"), "endpoint");
+        assert_eq!(key(&format!("dimensions = 384\nmax_tokens = 15\n{endpoint}")), "max_tokens");
+        let complete = read(&format!("dimensions = 384\n{endpoint}"));
+        complete.validate().unwrap();
+        assert_eq!(toml::from_str::<Settings>(&toml::to_string(&complete).unwrap()).unwrap(), complete);
+        let local = Settings { provider: Provider::Hashing, ..complete };
+        assert_eq!(local.validate().unwrap_err().key, "endpoint");
     }
 
     #[test]

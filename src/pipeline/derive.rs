@@ -456,10 +456,16 @@ async fn embed_until_done(deriver: Deriver, mut rows: Vec<RecordRow>, progress: 
                 tracing::error!(%error, "embedding failed; it is tried again");
                 progress.trouble("embed", error.to_string());
                 let longest = match error {
-                    EmbedError::Configuration { .. } => Duration::from_secs(60),
+                    EmbedError::Configuration { .. } | EmbedError::Quota { .. } => Duration::from_secs(60),
                     _ => Duration::from_secs(10),
                 };
-                tokio::time::sleep(wait).await;
+                let asked = match error {
+                    EmbedError::Rate { retry_after, .. } => {
+                        retry_after.unwrap_or_default().min(Duration::from_secs(60))
+                    }
+                    _ => Duration::ZERO,
+                };
+                tokio::time::sleep(wait.max(asked)).await;
                 wait = (2 * wait).min(longest);
             }
         }

@@ -1,7 +1,7 @@
 //! From frames to rows: the one path that live work, catch-up and replay
 //! share.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use rayon::prelude::*;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     dataflow::Cpu,
-    embed::{EmbedError, Embedder},
+    embed::{EmbedError, Embedder, Refused, Work},
     metrics,
     record::{Defaults, RecordRef, Tier},
     store::{ChunkRow, RecordRow},
@@ -66,6 +66,7 @@ pub struct Deriver {
     scanner: Arc<Scanner>,
     tokens: Arc<dyn TokenSpans>,
     embedder: Arc<dyn Embedder>,
+    work: Work,
     cpu: Cpu,
 }
 
@@ -83,8 +84,15 @@ impl Deriver {
             defaults: Arc::new(defaults),
             tokens: embedder.tokens(),
             embedder,
+            work: Work::Live,
             cpu,
         }
+    }
+
+    /// The same, for work that can wait.
+    #[must_use]
+    pub fn for_backfill(self) -> Self {
+        Self { work: Work::Backfill, ..self }
     }
 
     /// The settings in force.
@@ -162,8 +170,8 @@ impl Deriver {
     /// will never take go to `refused`, with the reason.
     ///
     /// # Errors
-    /// When the embedder fails as a whole. Calling again goes on where it
-    /// stopped.
+    /// When the embedder fails as a whole. What was done is kept: calling
+    /// again goes on where it stopped.
     pub async fn embed(
         &self,
         rows: &mut Vec<RecordRow>,
@@ -175,22 +183,33 @@ impl Deriver {
                 return Ok(());
             }
             let (started, count) = (Instant::now(), texts.len());
-            match self.embedder.embed(texts).await {
-                Ok(vectors) => {
-                    metrics::embedded(started.elapsed(), count);
-                    for (chunk, vector) in missing(rows).zip(vectors) {
-                        chunk.vector = Some(vector);
-                    }
+            let partial = self.embedder.embed_each(texts, self.work).await;
+            let done = partial.vectors.iter().flatten().count();
+            if done > 0 {
+                metrics::embedded(started.elapsed(), done);
+            }
+            let mut dead: BTreeMap<usize, String> = BTreeMap::new();
+            for Refused { index, reason } in partial.refused {
+                let Some(row) = row_of(rows, index) else {
+                    return Err(EmbedError::Configuration {
+                        reason: format!("it refused text {index} of {count}: {reason}"),
+                    });
+                };
+                dead.entry(row).or_insert(reason);
+            }
+            let idle = done == 0 && dead.is_empty();
+            for (chunk, vector) in missing(rows).zip(partial.vectors) {
+                chunk.vector = vector;
+            }
+            for (row, reason) in dead.into_iter().rev() {
+                refused.push((rows.remove(row).offset, reason));
+            }
+            match partial.failed {
+                Some(error) => return Err(error),
+                None if idle => {
+                    return Err(EmbedError::Transient { reason: "it gave no vectors and no reason".into() });
                 }
-                Err(EmbedError::Input { index, reason }) => {
-                    let Some(row) = row_of(rows, index) else {
-                        return Err(EmbedError::Configuration {
-                            reason: format!("it refused text {index} of {count}: {reason}"),
-                        });
-                    };
-                    refused.push((rows.remove(row).offset, reason));
-                }
-                Err(error) => return Err(error),
+                None => {}
             }
         }
     }
@@ -207,4 +226,95 @@ fn row_of(rows: &[RecordRow], index: usize) -> Option<usize> {
         before += row.chunks.iter().filter(|chunk| chunk.vector.is_none()).count();
         index < before
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::embed::{Hashing, Partial, Space};
+
+    /// Embeds two texts a call, but for those that say otherwise, and
+    /// remembers which it embedded.
+    #[derive(Default)]
+    struct Halting {
+        like: Hashing,
+        embedded: Mutex<Vec<String>>,
+    }
+
+    impl Embedder for Halting {
+        fn space(&self) -> &Space {
+            self.like.space()
+        }
+
+        fn embed(&self, _: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
+            unreachable!("what was done would be lost")
+        }
+
+        fn embed_each(&self, texts: Vec<String>, work: Work) -> BoxFuture<'_, Partial> {
+            assert_eq!(work, Work::Backfill);
+            let mut partial = Partial { vectors: vec![None; texts.len()], ..Partial::default() };
+            let mut embedded = self.embedded.lock().unwrap();
+            for (index, text) in texts.into_iter().enumerate() {
+                if text.contains("poison") {
+                    partial.refused.push(Refused { index, reason: text });
+                } else if partial.vectors.iter().flatten().count() < 2 {
+                    partial.vectors[index] = Some(vec![1.0]);
+                    embedded.push(text);
+                } else {
+                    partial.failed = Some(EmbedError::Transient { reason: "enough".into() });
+                }
+            }
+            Box::pin(async { partial })
+        }
+
+        fn tokens(&self) -> Arc<dyn TokenSpans> {
+            self.like.tokens()
+        }
+    }
+
+    fn row(offset: u64, texts: &[&str]) -> RecordRow {
+        let chunk = |(number, text): (u32, &&str)| ChunkRow {
+            chunk: number,
+            start: 0,
+            end: text.len(),
+            tokens: 1,
+            digest: [0; 32],
+            text: (*text).to_owned(),
+            vector: None,
+        };
+        RecordRow {
+            offset,
+            record_id: None,
+            ts_ms: 0,
+            tenant: "t".into(),
+            session: None,
+            source: "s".into(),
+            tier: Tier::Event,
+            attrs: "{}".into(),
+            dedupe_key: None,
+            chunks: (0..).zip(texts).map(chunk).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_embedded_before_a_failure_is_not_embedded_again() {
+        let embedder = Arc::new(Halting::default());
+        let shared: Arc<dyn Embedder> = embedder.clone();
+        let (settings, defaults) = (transform::Settings::default(), Defaults::default());
+        let deriver = Deriver::new(settings, defaults, shared, Cpu::new(1).unwrap()).for_backfill();
+        let mut rows =
+            vec![row(1, &["a", "b"]), row(2, &["c", "poison 1", "poison 2"]), row(3, &["d", "e", "f"])];
+        let mut refused = Vec::new();
+        assert!(deriver.embed(&mut rows, &mut refused).await.is_err());
+        assert_eq!(refused, [(2, "poison 1".to_owned())]);
+        assert!(deriver.embed(&mut rows, &mut refused).await.is_err());
+        deriver.embed(&mut rows, &mut refused).await.unwrap();
+        assert_eq!(rows.iter().map(|row| row.offset).collect::<Vec<_>>(), [1, 3]);
+        assert!(rows.iter().flat_map(|row| &row.chunks).all(|chunk| chunk.vector.is_some()));
+        assert_eq!(*embedder.embedded.lock().unwrap(), ["a", "b", "d", "e", "f"]);
+    }
 }

@@ -29,6 +29,7 @@ pub const HTTP: &str = "[[source]]\ntype = \"http\"\n";
 pub struct Site {
     folder: PathBuf,
     data: PathBuf,
+    environment: Vec<(&'static str, String)>,
     _temporary: tempfile::TempDir,
 }
 
@@ -47,7 +48,7 @@ impl Site {
     pub fn new(sections: &str) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().to_owned();
-        let site = Self { data: folder.join("data"), folder, _temporary: temporary };
+        let site = Self { data: folder.join("data"), folder, environment: Vec::new(), _temporary: temporary };
         site.configure(sections);
         site
     }
@@ -58,6 +59,11 @@ impl Site {
         site.data = data;
         site.configure(sections);
         site
+    }
+
+    /// Gives its daemons a variable of the environment.
+    pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        self.environment.push((name, value.into()));
     }
 
     /// Writes the pipeline file anew, for the next start.
@@ -112,6 +118,7 @@ impl Site {
     fn command(&self, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_thalweg"));
         command.arg("run").arg(self.pipeline()).args(more).env_remove("THALWEG_LOG");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command
     }
@@ -239,7 +246,8 @@ impl Daemon {
 
     /// `GET path`: status and body.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let response = reqwest::get(format!("{}{path}", self.http)).await.unwrap();
+        let response =
+            thalweg::http_client::local().unwrap().get(format!("{}{path}", self.http)).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
@@ -252,7 +260,7 @@ impl Daemon {
 
     /// `POST path`: status and body, which is JSON.
     pub async fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
-        let request = reqwest::Client::new().post(format!("{}{path}", self.http));
+        let request = thalweg::http_client::local().unwrap().post(format!("{}{path}", self.http));
         let response = request.header("content-type", content_type).body(body).send().await.unwrap();
         let status = response.status().as_u16();
         let text = response.text().await.unwrap();

@@ -22,6 +22,7 @@ mod ledger;
 mod log;
 mod producer;
 mod protocol;
+mod providers;
 mod repair;
 mod segments;
 mod sessions;

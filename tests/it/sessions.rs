@@ -283,7 +283,8 @@ async fn a_request_that_finds_no_room_for_its_body_is_told_when_to_come_again() 
     let daemon = site.start();
     let held = text_frame(&"held ".repeat(10_000));
     let url = format!("{}/v1/ingest", daemon.http);
-    let request = || reqwest::Client::new().post(&url).header("content-type", "application/msgpack");
+    let request =
+        || thalweg::http_client::local().unwrap().post(&url).header("content-type", "application/msgpack");
     let slowly = async || {
         let (mut slow, body): (DuplexStream, DuplexStream) = tokio::io::duplex(1 << 20);
         slow.write_all(&held[..held.len() - 1]).await.unwrap();

@@ -80,6 +80,50 @@ pub fn node() -> Option<Command> {
     Some(node)
 }
 
+/// A certificate authority's certificate, one for 127.0.0.1 that it issued,
+/// and the key of that, in files of `folder`; none where [`certificate`] has
+/// none.
+pub fn issued_certificate(folder: &Path) -> Option<(PathBuf, PathBuf, PathBuf)> {
+    let (authority, authority_key) = certificate(folder)?;
+    let file = |name: &str| folder.join(name);
+    let (cert, key, request, names) =
+        (file("issued.pem"), file("issued.key"), file("issued.csr"), file("issued.cnf"));
+    std::fs::write(&names, "subjectAltName = IP:127.0.0.1\n").unwrap();
+    let openssl = |args: &[&str], files: &[(&str, &Path)]| {
+        let mut command = Command::new("openssl");
+        command.args(args);
+        for (option, file) in files {
+            command.arg(option).arg(file);
+        }
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    openssl(
+        &[
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-subj",
+            "/CN=issued",
+        ],
+        &[("-keyout", &key), ("-out", &request)],
+    );
+    openssl(
+        &["x509", "-req", "-days", "2", "-CAcreateserial"],
+        &[
+            ("-in", &request),
+            ("-CA", &authority),
+            ("-CAkey", &authority_key),
+            ("-extfile", &names),
+            ("-out", &cert),
+        ],
+    );
+    Some((authority, cert, key))
+}
+
 /// A certificate for 127.0.0.1 and its key, in files of `folder`; none, said
 /// loudly, where openssl is missing.
 pub fn certificate(folder: &Path) -> Option<(PathBuf, PathBuf)> {

@@ -156,6 +156,11 @@ fn model_files(pipeline: &Pipeline) -> Check {
         let advice = "for real use set embed.provider to \"local\"";
         return Check::warning("model", "hashing: it finds words, not meaning", advice);
     }
+    if settings.provider == Provider::Remote {
+        let names: Vec<&str> = settings.endpoint.iter().map(|endpoint| endpoint.name.as_str()).collect();
+        let found = format!("{}, remote, by way of {}; not asked", settings.model, names.join(", "));
+        return Check::ok("model", found);
+    }
     let folder = settings.model_folder(std::env::var_os("THALWEG_MODELS").as_deref());
     match model::verify(&settings.model, &folder) {
         Ok(bytes) => {

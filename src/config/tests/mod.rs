@@ -149,6 +149,7 @@ fn the_configuration_digest_follows_what_decides_a_row_and_nothing_else() {
         "listen = \"127.0.0.1:1\"",
         "[derive.quality]\nenabled = true",
         "[embed]\nthreads = 7\nbatch_tokens = 512\nmodel_dir = \"m\"",
+        "[embed]\nmax_tokens = 100",
         "[search]\ndepth = 5",
     ] {
         assert_eq!(digest(same), base, "{same}");
@@ -158,6 +159,16 @@ fn the_configuration_digest_follows_what_decides_a_row_and_nothing_else() {
     {
         assert_ne!(digest(other), base, "{other}");
     }
+    let remote = |model: &str, endpoint: &str| {
+        let head = format!("[embed]\nprovider = \"remote\"\nmodel = \"m\"\n{model}");
+        digest(&format!(
+            "{head}\n[[embed.endpoint]]\nname = \"a\"\napi = \"tei\"\nurl = \"http://a\"\n{endpoint}"
+        ))
+    };
+    let base = remote("dimensions = 4", "");
+    assert_eq!(remote("dimensions = 4", "timeout = \"5s\"\n[embed.quota]\ndaily_tokens = 1"), base);
+    assert_ne!(remote("dimensions = 5", ""), base);
+    assert_ne!(remote("dimensions = 4\nprefix = \"passage: \"", ""), base);
     let full = |more: &str| parse(&file(more), "x.toml", NONE).unwrap().full_digest();
     assert_eq!(full("# a comment"), full("[search]\ndepth = 100"));
     assert_ne!(full(""), full("[search]\ndepth = 5"));

@@ -196,6 +196,40 @@ fn a_forward_source_may_be_reached_from_elsewhere_with_both_a_key_and_tls() {
 }
 
 #[test]
+fn endpoints_are_refused_where_they_stand() {
+    let remote = |more: &str| {
+        file(&format!(
+            "[embed]\nprovider = \"remote\"\nmodel = \"m\"\ndimensions = 4\n{more}\n\
+             [[embed.endpoint]]\nname = \"a\"\napi = \"tei\"\nurl = \"http://a\"\n[[embed.endpoint]]\nname = \"b\"\n"
+        ))
+    };
+    let second = |more: &str| format!("{}{more}", remote(""));
+    assert!(parse(&second("api = \"tei\"\nurl = \"http://b\""), "x.toml", NONE).is_ok());
+    let lacking = |key: &str| format!("`embed.endpoint[1]` needs the key `{key}`");
+    refused(&second("url = \"http://b\""), (13, 1, 18), "embed.endpoint[1].api", &lacking("api"));
+    refused(
+        &second("url = \"http://b\"\napi = \"te\""),
+        (16, 7, 4),
+        "embed.endpoint[1].api",
+        "did you mean `tei`?",
+    );
+    refused(
+        &second("url = \"http://b\"\napi = \"tei\"\nkee = \"k\""),
+        (17, 1, 3),
+        "embed.endpoint[1].kee",
+        "did you mean `key`?",
+    );
+    refused(
+        &second("api = \"tei\"\nurl = \"b\""),
+        (16, 1, 3),
+        "embed.endpoint[1].url",
+        "begins with http:// or https://",
+    );
+    let long = remote("max_tokens = 255") + "api = \"tei\"\nurl = \"http://b\"";
+    refused(&long, (8, 1, 10), "embed.max_tokens", "write 256 or more");
+}
+
+#[test]
 fn all_problems_are_reported_at_once_in_the_order_of_the_file() {
     let text = "nmae = \"x\"\n[[source]]\ntype = \"tcp\"\nlisten = \"x\"\nname = -1\nfoo = 1\n\
                 [log]\nsegment_age = \"1\"\ngroup_bytes = \"1 ton\"\n[embed]\nthreads = \"${N}\"\n\

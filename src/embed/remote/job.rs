@@ -1,0 +1,303 @@
+//! One call: texts in, vectors out, over as many requests, endpoints and
+//! attempts as it takes.
+//!
+//! What is left to do is a queue of [`Unit`]s. A unit goes to an endpoint in
+//! requests that fit it; a request that is refused comes back as two halves,
+//! until the one bad text is alone. Vectors that have come are kept whatever
+//! happens to the rest, so nothing is paid for twice.
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use futures::{
+    StreamExt,
+    future::{BoxFuture, FutureExt},
+    stream::FuturesUnordered,
+};
+
+use super::{
+    answer::Answer,
+    chain::{Asking, Chain, Wish},
+    choose::Blocked,
+    classify::Fault,
+    count::Prepared,
+    retry::backoff,
+};
+use crate::embed::{EmbedError, Partial, Refused};
+
+/// Texts that are to be asked for together.
+#[derive(Clone, Debug, Default)]
+struct Unit {
+    texts: Vec<usize>,
+    /// Attempts that failed in passing.
+    attempts: u32,
+    /// The endpoint of the last failure, and until when others go first.
+    avoid: Option<(usize, Instant)>,
+    /// An endpoint that has the same texts already.
+    never: Option<usize>,
+    /// When it was refused first.
+    refused_at: Option<Instant>,
+    /// Its vectors have come, and were bad.
+    spoiled: bool,
+}
+
+/// A unit comes back.
+struct Done {
+    unit: Unit,
+    index: usize,
+    result: Result<Answer, Fault>,
+}
+
+/// The state of a call.
+pub struct Job<'a> {
+    chain: &'a Chain,
+    texts: Arc<Vec<Prepared>>,
+    asking: Asking,
+    queue: VecDeque<Unit>,
+    in_flight: FuturesUnordered<BoxFuture<'a, Done>>,
+    partial: Partial,
+    /// When patience ends; later with every answer.
+    deadline: Instant,
+    /// When a query is put to another endpoint, and which has it.
+    second: Option<(Instant, usize)>,
+}
+
+impl<'a> Job<'a> {
+    /// For those of `texts` that are in `wanted`. `partial` has a place for
+    /// each text.
+    pub fn new(
+        chain: &'a Chain,
+        texts: Vec<Prepared>,
+        wanted: Vec<usize>,
+        partial: Partial,
+        asking: Asking,
+    ) -> Self {
+        let unit = Unit { texts: wanted, ..Unit::default() };
+        let mut job = Self {
+            chain,
+            texts: Arc::new(texts),
+            asking,
+            queue: [unit].into(),
+            in_flight: FuturesUnordered::new(),
+            partial,
+            deadline: Instant::now(),
+            second: None,
+        };
+        job.queue.retain(|unit| !unit.texts.is_empty());
+        job.extend_deadline();
+        job
+    }
+
+    /// Does all of it.
+    pub async fn run(mut self) -> Partial {
+        let chain = self.chain;
+        loop {
+            let changed = chain.change();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let wake = self.dispatch();
+            if self.in_flight.is_empty() && self.queue.is_empty() {
+                return self.partial;
+            }
+            let second = self.second.map(|(at, _)| at);
+            let too_late = self.asking.query.then_some(self.deadline);
+            tokio::select! {
+                Some(done) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                    self.take_in(done);
+                    if self.asking.query && self.partial.vectors.iter().all(Option::is_some) {
+                        return self.partial;
+                    }
+                }
+                () = sleep_until(wake) => {}
+                () = sleep_until(second) => self.ask_another(),
+                () = sleep_until(too_late) => {
+                    self.give_up(EmbedError::Transient { reason: "no endpoint answered in time".to_owned() });
+                    return self.partial;
+                }
+                () = changed, if !self.queue.is_empty() => {}
+            }
+        }
+    }
+
+    /// Sends what can be sent; when to look again at what cannot.
+    fn dispatch(&mut self) -> Option<Instant> {
+        let mut waiting = VecDeque::new();
+        let mut wake: Option<Instant> = None;
+        while let Some(unit) = self.queue.pop_front() {
+            let sizes: Vec<(u64, usize)> = unit.texts.iter().map(|index| self.size(*index)).collect();
+            let wish = Wish {
+                texts: &sizes,
+                asking: self.asking,
+                avoid: unit.avoid,
+                never: unit.never,
+                last: self.in_flight.is_empty(),
+            };
+            match self.chain.place(wish) {
+                Ok((place, count)) => {
+                    let (now, later) = unit.split(count);
+                    if let Some(later) = later {
+                        self.queue.push_front(later);
+                    }
+                    self.begin_second_opinion(place.index);
+                    let (texts, asking) = (Arc::clone(&self.texts), self.asking);
+                    let trusted = Instant::now().checked_sub(self.chain.policy.trust);
+                    let alone = now.texts.len() == 1 || now.spoiled;
+                    let since = match (alone, now.refused_at, trusted) {
+                        (false, _, Some(trusted)) => trusted,
+                        (_, Some(refused_at), _) => refused_at,
+                        _ => Instant::now(),
+                    };
+                    let request = async move {
+                        let index = place.index;
+                        let result = place.ask(texts, now.texts.clone(), asking, since).await;
+                        Done { unit: now, index, result }
+                    };
+                    self.in_flight.push(request.boxed());
+                }
+                // What is under way may answer, and may leave something of
+                // what was reserved for it. A second opinion is no loss.
+                Err(Blocked::Failed(_)) if !self.in_flight.is_empty() => {
+                    waiting.extend(unit.never.is_none().then_some(unit));
+                }
+                Err(Blocked::Failed(error)) => {
+                    self.give_up(error);
+                    return None;
+                }
+                Err(Blocked::Until(at)) => {
+                    if Instant::now() >= self.deadline || at.is_some_and(|at| at > self.deadline) {
+                        self.give_up(impatient(at));
+                        return None;
+                    }
+                    let at = at.unwrap_or(self.deadline);
+                    wake = Some(wake.map_or(at, |earlier| earlier.min(at)));
+                    waiting.push_back(unit);
+                }
+            }
+        }
+        self.queue = waiting;
+        wake
+    }
+
+    fn size(&self, index: usize) -> (u64, usize) {
+        self.texts.get(index).map_or((0, 0), |text| (text.tokens, text.text.len()))
+    }
+
+    fn begin_second_opinion(&mut self, index: usize) {
+        if self.asking.query && self.second.is_none() && self.in_flight.is_empty() {
+            self.second = Some((Instant::now() + self.chain.policy.second_opinion, index));
+        }
+    }
+
+    /// A query has waited for long: whichever endpoint answers first is heard.
+    fn ask_another(&mut self) {
+        if let Some((_, never)) = self.second.take() {
+            let texts = (0..self.texts.len()).collect();
+            self.queue.push_back(Unit { texts, never: Some(never), ..Unit::default() });
+        }
+    }
+
+    /// What is under way may still end well; nothing more is sent.
+    fn give_up(&mut self, error: EmbedError) {
+        self.partial.failed.get_or_insert(error);
+        self.queue.clear();
+    }
+
+    fn extend_deadline(&mut self) {
+        let policy = &self.chain.policy;
+        let patience = if self.asking.query { policy.query_patience } else { policy.patience };
+        self.deadline = Instant::now() + patience;
+    }
+
+    fn take_in(&mut self, done: Done) {
+        let Done { unit, index, result } = done;
+        let again = match result {
+            Ok(answer) => {
+                self.extend_deadline();
+                self.keep(unit, index, answer)
+            }
+            Err(Fault::Input { reason } | Fault::TooLarge { reason, .. }) => self.refused(unit, &reason),
+            Err(Fault::Transient { reason, .. }) => self.failed(unit, index, reason),
+            // No attempt is charged, and the gate knows what to do.
+            Err(Fault::Rate { .. } | Fault::Quota { .. } | Fault::Configuration { .. }) => vec![unit],
+        };
+        if self.partial.failed.is_none() {
+            // First, so that a bad text is soon alone: if it is not the text
+            // but the endpoint that is bad, this is how it comes out.
+            again.into_iter().rev().for_each(|unit| self.queue.push_front(unit));
+        }
+    }
+
+    /// Keeps the good vectors; a text whose vector is bad twice is refused.
+    fn keep(&mut self, unit: Unit, index: usize, answer: Answer) -> Vec<Unit> {
+        let mut bad = Vec::new();
+        for (text, vector) in unit.texts.iter().zip(answer.vectors) {
+            match vector {
+                Ok(vector) => {
+                    if let Some(place) = self.partial.vectors.get_mut(*text) {
+                        *place = Some(vector);
+                    }
+                }
+                Err(reason) if unit.spoiled => {
+                    self.partial.refused.push(Refused { index: *text, reason: reason.to_owned() });
+                }
+                Err(_) => bad.push(*text),
+            }
+        }
+        if bad.is_empty() {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let refused_at = unit.refused_at.or(Some(now));
+        vec![Unit { texts: bad, spoiled: true, refused_at, avoid: Some((index, now)), ..unit }]
+    }
+
+    /// Halves what was refused, until the bad text is alone.
+    fn refused(&mut self, unit: Unit, reason: &str) -> Vec<Unit> {
+        let unit = Unit { refused_at: unit.refused_at.or_else(|| Some(Instant::now())), ..unit };
+        if let [index] = unit.texts.as_slice() {
+            self.partial.refused.push(Refused { index: *index, reason: reason.to_owned() });
+            return Vec::new();
+        }
+        let half = unit.texts.len() / 2;
+        let (first, second) = unit.split(half);
+        [Some(first), second].into_iter().flatten().collect()
+    }
+
+    fn failed(&mut self, unit: Unit, index: usize, reason: String) -> Vec<Unit> {
+        let policy = &self.chain.policy;
+        let attempts = unit.attempts + 1;
+        if attempts >= policy.attempts {
+            self.give_up(EmbedError::Transient { reason });
+            return Vec::new();
+        }
+        let wait = backoff(attempts, policy.backoff, policy.longest_backoff, self.chain.draw());
+        vec![Unit { attempts, avoid: Some((index, Instant::now() + wait)), ..unit }]
+    }
+}
+
+impl Unit {
+    /// Its first `count` texts, and the others if there are any.
+    fn split(mut self, count: usize) -> (Self, Option<Self>) {
+        let rest = self.texts.split_off(count.min(self.texts.len()));
+        let rest = (!rest.is_empty()).then(|| Self { texts: rest, ..self.clone() });
+        (self, rest)
+    }
+}
+
+/// Why no longer is waited, where an endpoint could be asked at `at`.
+fn impatient(at: Option<Instant>) -> EmbedError {
+    match at {
+        Some(at) => EmbedError::Rate {
+            reason: "the endpoints are at the limit of their rate".to_owned(),
+            retry_after: Some(at.saturating_duration_since(Instant::now())),
+        },
+        None => EmbedError::Transient { reason: "no endpoint was free in time".to_owned() },
+    }
+}
+
+/// Never, if there is no time.
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

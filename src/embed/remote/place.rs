@@ -1,0 +1,163 @@
+//! A place at an endpoint: a request that may go, what is reserved for it, and
+//! what becomes of both.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    answer::Answer,
+    chain::{Asking, Chain},
+    classify::Fault,
+    count::Prepared,
+    endpoint::{Endpoint, Exchange},
+    gate::{Ending, Flight},
+    quota::{self, Amount, Reservation},
+};
+use crate::metrics;
+
+/// A text that every endpoint must be able to embed. One that refuses a text
+/// is asked for this one too, unless it has answered another meanwhile: a text
+/// is bad only by the word of an endpoint that works.
+pub const CANARY: &str = "hello world";
+const CANARY_TOKENS: u64 = 6;
+
+/// A place at an endpoint, with what is reserved for the request. Dropped
+/// without an ending it gives the place back, but not what may be paid for.
+pub struct Place<'a> {
+    pub chain: &'a Chain,
+    pub index: usize,
+    pub endpoint: Arc<Endpoint>,
+    pub flight: Option<Flight>,
+    pub reservation: Option<Reservation>,
+    pub tokens: u64,
+}
+
+impl Place<'_> {
+    /// Sends the texts and settles what it cost. If all of it is refused, the
+    /// endpoint must have worked since `since`, or work now, to be believed.
+    pub async fn ask(
+        mut self,
+        texts: Arc<Vec<Prepared>>,
+        which: Vec<usize>,
+        asking: Asking,
+        since: Instant,
+    ) -> Result<Answer, Fault> {
+        let inputs = which.len();
+        let exchange = self.exchange(texts, which, asking).await;
+        let doubtful = match &exchange.result {
+            Err(Fault::Input { .. }) => true,
+            Err(Fault::TooLarge { .. }) => inputs == 1,
+            Err(_) => false,
+            Ok(answer) => answer.vectors.iter().all(Result::is_err),
+        };
+        let used = exchange.used(self.tokens, self.endpoint.price);
+        let mut result = exchange.result;
+        if doubtful && !self.endpoint.gate().has_worked_since(since) {
+            result = self.doubted(result, asking).await;
+        }
+        self.finish(&result, inputs, used);
+        result
+    }
+
+    async fn exchange(&self, texts: Arc<Vec<Prepared>>, which: Vec<usize>, asking: Asking) -> Exchange {
+        let exchange = self.endpoint.ask(texts, which, asking.query, (self.chain.clock)()).await;
+        self.endpoint.gate().observe(&exchange.told, Instant::now());
+        exchange
+    }
+
+    /// What a refusal is worth, by what the endpoint says to a text that it
+    /// must take.
+    async fn doubted(&self, refusal: Result<Answer, Fault>, asking: Asking) -> Result<Answer, Fault> {
+        let amount = Amount::request(CANARY_TOKENS, self.endpoint.price);
+        let Ok(reservation) = self.chain.budget.reserve(amount, asking.work) else {
+            return Err(Fault::transient(
+                "too little of the quota is left to tell a bad text from a bad endpoint",
+            ));
+        };
+        let canary = Arc::new(vec![Prepared { text: CANARY.to_owned(), tokens: CANARY_TOKENS }]);
+        let exchange = self.exchange(canary, vec![0], asking).await;
+        let used = exchange.used(CANARY_TOKENS, self.endpoint.price);
+        self.spend(reservation, used);
+        match exchange.result {
+            Ok(answer) if answer.vectors.iter().all(Result::is_ok) => {
+                self.endpoint.gate().worked(Instant::now());
+                refusal
+            }
+            Ok(_) => Err(Fault::transient("its vectors are missing, zero or not finite, whatever the text")),
+            Err(Fault::Input { reason } | Fault::TooLarge { reason, .. }) => {
+                Err(Fault::Configuration { reason: format!("it refuses every text: {reason}") })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn finish(&mut self, result: &Result<Answer, Fault>, inputs: usize, used: Amount) {
+        let (now, now_ms) = (Instant::now(), (self.chain.clock)());
+        if let Some(reservation) = self.reservation.take() {
+            self.spend(reservation, used);
+        }
+        if let Some(flight) = self.flight.take() {
+            let random = self.chain.draw();
+            let mut gate = self.endpoint.gate();
+            match result {
+                Ok(answer) if answer.vectors.iter().any(Result::is_ok) => {
+                    let ending = Ending::Answered(answer.tokens.unwrap_or(self.tokens));
+                    gate.end(flight, inputs, ending, random, now, now_ms);
+                }
+                Ok(_) => {
+                    let refused = Fault::Input { reason: String::new() };
+                    gate.end(flight, inputs, Ending::Failed(&refused), random, now, now_ms);
+                }
+                Err(fault) => gate.end(flight, inputs, Ending::Failed(fault), random, now, now_ms),
+            }
+        }
+        if let Err(fault) = result {
+            let (class, reason) = (fault.class(), fault.reason());
+            match fault {
+                Fault::Configuration { .. } | Fault::Quota { .. } => {
+                    tracing::error!(
+                        endpoint = self.endpoint.name,
+                        class,
+                        reason,
+                        "an endpoint is left alone for a while"
+                    );
+                }
+                _ => tracing::warn!(
+                    endpoint = self.endpoint.name,
+                    class,
+                    reason,
+                    "a request for vectors failed"
+                ),
+            }
+        }
+    }
+
+    fn spend(&self, reservation: Reservation, used: Amount) {
+        let tokens = used.tokens();
+        metrics::embed_spent(&self.endpoint.name, tokens, quota::micros(tokens, self.endpoint.price));
+        self.chain.budget.settle(reservation, used);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        if let Some(flight) = self.flight.take() {
+            self.endpoint.gate().abandon(flight, now);
+        }
+        self.endpoint.show(now);
+        self.chain.changed.notify_waiters();
+    }
+}
+
+impl Exchange {
+    /// What is to be taken as spent: what the answer says, else what was
+    /// reserved; nothing but the request itself where it was refused.
+    fn used(&self, reserved: u64, price: f64) -> Amount {
+        let tokens = match &self.result {
+            Ok(answer) => answer.tokens.unwrap_or(reserved),
+            Err(_) if self.billed => reserved,
+            Err(_) => 0,
+        };
+        Amount::request(tokens, price)
+    }
+}

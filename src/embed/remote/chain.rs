@@ -161,8 +161,15 @@ impl Chain {
     fn take(&self, index: usize, tokens: u64, asking: Asking, now: Instant) -> Result<Place<'_>, Blocked> {
         let endpoint = Arc::clone(self.endpoints.get(index).ok_or(Blocked::Until(Some(now)))?);
         let amount = Amount::request(tokens, endpoint.price);
-        let reservation = self.budget.reserve(amount, asking.work).map_err(Blocked::Failed)?;
-        let flight = endpoint.gate().begin(tokens, now);
+        let (reservation, flight) = {
+            let mut gate = endpoint.gate();
+            // Another call may have taken the last place since it was looked at.
+            if !matches!(gate.outlook(tokens, asking.query, now), Outlook::Now { .. }) {
+                return Err(Blocked::Until(Some(now)));
+            }
+            let reservation = self.budget.reserve(amount, asking.work).map_err(Blocked::Failed)?;
+            (reservation, gate.begin(tokens, now))
+        };
         endpoint.show(now);
         let (flight, reservation) = (Some(flight), Some(reservation));
         Ok(Place { chain: self, index, endpoint, flight, reservation, tokens })

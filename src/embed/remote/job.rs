@@ -104,7 +104,8 @@ impl<'a> Job<'a> {
                 Some(done) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     self.take_in(done);
                     if self.asking.query && self.partial.vectors.iter().all(Option::is_some) {
-                        return self.partial;
+                        // What the other endpoint had to say is of no interest.
+                        return Partial { vectors: self.partial.vectors, ..Partial::default() };
                     }
                 }
                 () = sleep_until(wake) => {}

@@ -82,6 +82,36 @@ async fn a_query_does_not_wait_for_the_slow_one_even_if_it_went_there() {
 }
 
 #[tokio::test]
+async fn a_query_that_one_endpoint_refuses_is_answered_by_the_other() {
+    let refusing = Server::start(|seen| match seen.texts[0].as_str() {
+        "how" => Reply::Later(Duration::from_millis(150), Box::new(Reply::json(400, &json!(null)))),
+        _ => Reply::good(seen),
+    })
+    .await;
+    let slow =
+        Server::start(|seen| Reply::Later(Duration::from_millis(300), Box::new(Reply::good(seen)))).await;
+    let remote = pair(&refusing, &slow, "");
+    assert_eq!(remote.embed_query("how".into()).await.unwrap(), stored("how"));
+    assert_eq!((refusing.requests(), slow.requests()), (2, 1), "the text, and one that must do");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_side_by_side_keep_to_the_places_together() {
+    let server =
+        Server::start(|seen| Reply::Later(Duration::from_millis(5), Box::new(Reply::good(seen)))).await;
+    let remote = Arc::new(remote(&endpoint("a", &server, "concurrency = 3")));
+    let calls = (0..50).map(|_| {
+        let remote = Arc::clone(&remote);
+        tokio::spawn(async move { complete(&each(&remote, &texts(2)).await, &texts(2)) })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap();
+    }
+    assert_eq!(server.requests(), 50);
+    assert!(server.connections() <= 3, "{} connections", server.connections());
+}
+
+#[tokio::test]
 async fn a_query_without_an_answer_ends_in_time() {
     let server = Server::start(|_| Reply::Hang).await;
     let (remote, started) = (remote(&endpoint("a", &server, "timeout = '60s'")), Instant::now());

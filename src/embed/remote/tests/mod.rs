@@ -30,7 +30,7 @@ pub const POLICY: Policy = Policy {
     patience: Duration::from_millis(1_500),
     query_patience: Duration::from_millis(1_500),
     second_opinion: Duration::from_millis(50),
-    grace: Duration::from_millis(50),
+    grace: Duration::from_millis(400),
     trust: Duration::from_secs(60),
 };
 

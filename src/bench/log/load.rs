@@ -1,7 +1,8 @@
 //! The generator: some producers, each a thread with one connection, each
-//! with one batch in flight.
+//! with one batch in flight unless its [`Wire`] says otherwise.
 
 use std::{
+    collections::VecDeque,
     io::{Read, Write},
     net::TcpStream,
     sync::Barrier,
@@ -22,7 +23,7 @@ pub struct Shape {
     pub name: &'static str,
     /// Connections.
     pub producers: usize,
-    /// Frames of a batch; the next one is sent when all are acknowledged.
+    /// Frames of a batch.
     pub batch: usize,
     /// Batches that each producer sends.
     pub batches_each: usize,
@@ -86,6 +87,12 @@ pub trait Wire: Sync {
     /// and how many bytes those answers have.
     fn count(&self, bytes: &[u8]) -> Result<(usize, usize)>;
 
+    /// Batches that a producer sends before it waits for the first of them to
+    /// be acknowledged whole.
+    fn in_flight(&self) -> usize {
+        1
+    }
+
     /// Whether records are acknowledged at all. If not, a producer sends its
     /// batches one after the other and then ends its side; all have arrived
     /// when the server ends the other.
@@ -135,6 +142,8 @@ struct Producer<'a, W> {
     wire: &'a W,
     answers: Vec<u8>,
     filled: usize,
+    /// Records that are acknowledged and that nobody has waited for yet.
+    acknowledged: usize,
 }
 
 /// An answer that takes longer is a fault.
@@ -147,21 +156,25 @@ impl<'a, W: Wire> Producer<'a, W> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(wire.hello())?;
-        Ok(Self { stream, wire, answers: vec![0; 64 << 10], filled: 0 })
+        Ok(Self { stream, wire, answers: vec![0; 64 << 10], filled: 0, acknowledged: 0 })
     }
 
     /// The milliseconds that each batch took.
     fn send(mut self, shape: &Shape, batches: &[Bytes], first: usize) -> Result<Vec<f64>> {
         let mut latencies = Vec::with_capacity(shape.batches_each);
+        let mut in_flight = VecDeque::new();
         let mine = batches.iter().cycle().skip(first * batches.len() / shape.producers);
         for batch in mine.take(shape.batches_each) {
-            let sent = Instant::now();
+            in_flight.push_back(Instant::now());
             self.stream.write_all(batch)?;
-            if self.wire.acknowledges() {
-                self.wait_for(shape.batch)?;
-                latencies.push(sent.elapsed().as_secs_f64() * 1e3);
+            if self.wire.acknowledges() && in_flight.len() >= self.wire.in_flight() {
+                self.hear_first(shape, &mut in_flight, &mut latencies)?;
             }
         }
+        while self.wire.acknowledges() && !in_flight.is_empty() {
+            self.hear_first(shape, &mut in_flight, &mut latencies)?;
+        }
+        ensure!(self.acknowledged == 0, "more was acknowledged than was sent");
         if !self.wire.acknowledges() {
             self.stream.shutdown(std::net::Shutdown::Write)?;
             while self.stream.read(&mut self.answers)? > 0 {}
@@ -169,17 +182,30 @@ impl<'a, W: Wire> Producer<'a, W> {
         Ok(latencies)
     }
 
-    fn wait_for(&mut self, mut records: usize) -> Result<()> {
-        while records > 0 {
+    fn hear_first(
+        &mut self,
+        shape: &Shape,
+        in_flight: &mut VecDeque<Instant>,
+        latencies: &mut Vec<f64>,
+    ) -> Result<()> {
+        self.wait_for(shape.batch)?;
+        latencies.extend(in_flight.pop_front().map(|sent| sent.elapsed().as_secs_f64() * 1e3));
+        Ok(())
+    }
+
+    /// Waits until as many more records are acknowledged.
+    fn wait_for(&mut self, records: usize) -> Result<()> {
+        while self.acknowledged < records {
             let space = self.answers.get_mut(self.filled..).unwrap_or_default();
             let n = self.stream.read(space).context("waiting for an answer")?;
             ensure!(n > 0, "the server closed the connection");
             self.filled += n;
             let (count, used) = self.wire.count(self.answers.get(..self.filled).unwrap_or_default())?;
-            records = records.checked_sub(count).context("more was acknowledged than was sent")?;
+            self.acknowledged += count;
             self.answers.copy_within(used..self.filled, 0);
             self.filled -= used;
         }
+        self.acknowledged -= records;
         Ok(())
     }
 }

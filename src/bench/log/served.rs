@@ -62,6 +62,20 @@ impl Wire for Acked {
     }
 }
 
+/// As [`Acked`], by a producer that sends a batch while it waits for the
+/// acknowledgement of the one before, as `thalweg send` does.
+struct AckedAhead;
+
+impl Wire for AckedAhead {
+    fn count(&self, bytes: &[u8]) -> Result<(usize, usize)> {
+        Acked.count(bytes)
+    }
+
+    fn in_flight(&self) -> usize {
+        2
+    }
+}
+
 /// As [`Acked`], by a producer that does not wait for any answer.
 struct NotAwaited;
 
@@ -114,17 +128,23 @@ fn price_of_acks(options: &Options, shape: &Shape, payloads: &[Bytes], daemon: &
         Box::new(|| run(&address, daemon.process(), shape, &Acked, &batches)),
         Box::new(|| run(&from_memory, unsynced.process(), shape, &Acked, &batches)),
         Box::new(|| run(&address, daemon.process(), shape, &NotAwaited, &batches)),
+        Box::new(|| run(&address, daemon.process(), shape, &AckedAhead, &batches)),
     ];
     let runs = in_turn("log, price of acknowledgements", options.runs, &mut sides)?;
     drop(sides);
     unsynced.stop()?;
-    let [awaited, unsynced, not_awaited] = runs.as_slice() else { anyhow::bail!("a side gave nothing") };
+    let [awaited, unsynced, not_awaited, ahead] = runs.as_slice() else {
+        anyhow::bail!("a side gave nothing")
+    };
     let rate = |runs: &[Run]| sample_of(runs, |run: &Run| run.records_per_s);
-    let mine = rate(awaited)?;
+    let (mine, ahead) = (rate(awaited)?, rate(ahead)?);
     let case = Case::new(format!("{}: throughput", shape.name), "records/s", Better::Higher, &mine);
     Ok(vec![
         case.clone().against_peer("acknowledged from memory", &mine, &rate(unsynced)?).with_goal(OF_UNSYNCED),
         case.against_peer("acks not awaited", &mine, &rate(not_awaited)?).with_goal(OF_NOT_AWAITED),
+        Case::new(format!("{}, 2 in flight: throughput", shape.name), "records/s", Better::Higher, &ahead)
+            .against_peer("acks not awaited", &ahead, &rate(not_awaited)?)
+            .with_goal(OF_NOT_AWAITED),
     ])
 }
 

@@ -50,6 +50,8 @@ pub fn read(api: Api, body: &[u8], texts: usize, wanted: Wanted) -> Result<Answe
         Api::Openai | Api::Voyage => {
             let list: List = json(body)?;
             let tokens = list.usage.and_then(|usage| usage.total_tokens.or(usage.prompt_tokens));
+            // Some services count nothing, and say so as 0.
+            let tokens = tokens.filter(|tokens| *tokens > 0);
             (in_order(list.data, texts)?, tokens)
         }
         Api::Tei => (json::<Vec<Numbers>>(body)?.into_iter().map(|numbers| numbers.0).collect(), None),

@@ -71,9 +71,10 @@ impl Bucket {
         self.paused_until = self.paused_until.max(Some(until));
     }
 
-    /// Tokens a minute, if they are limited.
-    pub fn tokens_per_minute(&self) -> Option<f64> {
-        self.tokens.per_minute()
+    /// Tokens that may go at once, if they are limited: a request of more
+    /// leaves a debt that everything after it waits for.
+    pub fn tokens_at_once(&self) -> Option<f64> {
+        self.tokens.per_minute().map(|_| self.tokens.most())
     }
 
     /// Requests and tokens that may go now, where they are limited.
@@ -193,7 +194,7 @@ mod tests {
             ..RateLimits::default()
         };
         bucket.observe(&told(6_000, 300, None), now);
-        assert_eq!(bucket.tokens_per_minute(), Some(6_000.0));
+        assert_eq!(bucket.tokens_at_once(), Some(600.0));
         assert_eq!(bucket.remaining(now).1, Some(300.0));
         bucket.observe(&told(6_000, 0, Some(seconds(7.0))), now);
         assert_eq!(bucket.ready_at(1, now), now + seconds(7.0));
@@ -201,7 +202,7 @@ mod tests {
         // A limit in the file is kept where the endpoint allows more.
         let mut bucket = Bucket::new(None, Some(1_000), now);
         bucket.observe(&told(6_000, 6_000, None), now);
-        assert_eq!(bucket.tokens_per_minute(), Some(1_000.0));
+        assert_eq!(bucket.tokens_at_once(), Some(100.0));
     }
 
     #[test]

@@ -98,6 +98,8 @@ pub fn classify(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Faul
     match status {
         402 => Fault::Quota { retry_after, reason },
         403 | 429 if said.is_spent() => Fault::Quota { retry_after, reason },
+        // OpenAI's word for a request that no minute's rate will ever hold.
+        429 if said.is_over_the_rate() => Fault::TooLarge { of: Some(Size::Tokens), reason },
         429 => Fault::Rate { retry_after, reason },
         413 => Fault::TooLarge { of: said.size(), reason },
         400 | 422 if said.is_too_large() => Fault::TooLarge { of: said.size(), reason },
@@ -160,6 +162,11 @@ impl Said {
             || ["batch size", "per submitted batch", "tokens per request", "batch is too large"]
                 .iter()
                 .any(|words| message.contains(words))
+    }
+
+    fn is_over_the_rate(&self) -> bool {
+        let message = self.message.to_lowercase();
+        ["request too large", "must be reduced"].iter().any(|words| message.contains(words))
     }
 
     fn size(&self) -> Option<Size> {
@@ -229,6 +236,8 @@ mod tests {
         let tei = r#"{"error": "batch size 64 > maximum allowed batch size 32", "error_type": "Validation"}"#;
         assert_eq!(size(413, tei), Some(Size::Inputs));
         assert_eq!(size(422, tei), Some(Size::Inputs));
+        let rate = r#"{"error": {"message": "Request too large for m in organization o on tokens per min (TPM): Limit 30000, Requested 36278. The input or output tokens must be reduced in order to run successfully.", "type": "tokens", "code": "rate_limit_exceeded"}}"#;
+        assert_eq!(size(429, rate), Some(Size::Tokens));
         let long = r#"{"error": {"message": "This model's maximum context length is 8192 tokens, however you requested 9000 tokens", "type": "invalid_request_error", "code": null}}"#;
         assert_eq!(class(400, long), "input");
     }

@@ -16,7 +16,7 @@ use super::{
     headers::{self, RateLimits},
     request::Request,
     settings::{Api, Endpoint as Settings},
-    transport::{Reply, Transport},
+    transport::{Reply, Transport, Unanswered},
 };
 use crate::{http_client::ClientError, metrics, secret::Secret};
 
@@ -90,7 +90,9 @@ impl Endpoint {
                 let result = compute(move || this.understand(reply, count, most, told)).await;
                 Exchange { told, result, billed }
             }
-            Err(fault) => Exchange { told: RateLimits::default(), result: Err(fault), billed: true },
+            Err(Unanswered { fault, received }) => {
+                Exchange { told: RateLimits::default(), result: Err(fault), billed: received }
+            }
         };
         let outcome = exchange.result.as_ref().map_or_else(Fault::class, |_| "answered");
         metrics::embed_request(&self.name, outcome, started.elapsed());
@@ -123,6 +125,11 @@ impl Endpoint {
         }
         // An error message that cannot be read is an error all the same.
         let body = reply.plain(most).unwrap_or_default();
+        // Before it is cut to a length that would leave a part of the key.
+        let body = match self.key.as_ref().map(Secret::reveal) {
+            Some(key) => String::from_utf8_lossy(&body).replace(key, "(secret)").into_bytes(),
+            None => body,
+        };
         Err(classify(status, told.retry_after, &body))
     }
 

@@ -103,8 +103,8 @@ impl Gate {
     /// What one request may hold, if no more than `room` tokens may be spent.
     pub fn limits(&self, room: u64) -> Limits {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
-        let per_minute = self.bucket.tokens_per_minute().map_or(u64::MAX, |tokens| tokens as u64);
-        Limits { tokens: self.limits.tokens.min(per_minute).min(room), ..self.limits }
+        let at_once = self.bucket.tokens_at_once().map_or(u64::MAX, |tokens| tokens as u64);
+        Limits { tokens: self.limits.tokens.min(at_once).min(room), ..self.limits }
     }
 
     /// What may be done with a request of this many tokens. Urgent requests
@@ -179,7 +179,10 @@ impl Gate {
                     .unwrap_or_else(|| backoff(refusals, RATE_BASE, RATE_LONGEST, 0.5 + random / 2.0));
                 self.answered(flight);
                 self.rate_refusals = refusals;
-                self.bucket.pause(now + wait.max(SHORTEST));
+                // One that says again and again to wait for nothing is not believed.
+                let wait =
+                    if wait < SHORTEST { backoff(refusals, SHORTEST, RATE_LONGEST, 1.0) } else { wait };
+                self.bucket.pause(now + wait);
             }
             Fault::TooLarge { of, .. } => {
                 self.limits.learn(*of, inputs, flight.tokens);

@@ -155,16 +155,21 @@ impl<'a> Job<'a> {
                     self.in_flight.push(request.boxed());
                 }
                 // What is under way may answer, and may leave something of
-                // what was reserved for it. A second opinion is no loss.
+                // what was reserved for it.
                 Err(Blocked::Failed(_)) if !self.in_flight.is_empty() => {
                     waiting.extend(unit.never.is_none().then_some(unit));
                 }
+                // A second opinion that cannot be had is no loss.
+                Err(Blocked::Failed(_)) if unit.never.is_some() => {}
                 Err(Blocked::Failed(error)) => {
                     self.give_up(error);
                     return None;
                 }
                 Err(Blocked::Until(at)) => {
                     if Instant::now() >= self.deadline || at.is_some_and(|at| at > self.deadline) {
+                        if unit.never.is_some() {
+                            continue;
+                        }
                         self.give_up(impatient(at));
                         return None;
                     }
@@ -189,8 +194,9 @@ impl<'a> Job<'a> {
     }
 
     /// A query has waited for long: whichever endpoint answers first is heard.
+    /// One that only waits to be sent again is not helped by another copy.
     fn ask_another(&mut self) {
-        if let Some((_, never)) = self.second.take() {
+        if let Some((_, never)) = self.second.take().filter(|_| !self.in_flight.is_empty()) {
             let texts = (0..self.texts.len()).collect();
             self.queue.push_back(Unit { texts, never: Some(never), ..Unit::default() });
         }

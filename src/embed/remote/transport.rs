@@ -87,8 +87,10 @@ impl Transport {
 
     /// Sends `body`, already [`encoded`](Self::encoded), and reads at most
     /// `most` bytes of what comes back.
-    pub async fn post(&self, body: Bytes, most: usize) -> Result<Reply, Fault> {
-        let response = self.client.post(&self.url).body(body).send().await.map_err(fault)?;
+    pub async fn post(&self, body: Bytes, most: usize) -> Result<Reply, Unanswered> {
+        let sent = self.client.post(&self.url).body(body).send().await;
+        let response =
+            sent.map_err(|error| Unanswered { received: !error.is_connect(), fault: fault(error) })?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let gzipped =
             headers.get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"gzip"));
@@ -98,11 +100,19 @@ impl Transport {
             Ok(Some(body)) => body,
             // What a failure says is only for people.
             _ if !success => Vec::new(),
-            Ok(None) => return Err(too_long(most)),
-            Err(error) => return Err(fault(error)),
+            Ok(None) => return Err(Unanswered { received: true, fault: too_long(most) }),
+            Err(error) => return Err(Unanswered { received: true, fault: fault(error) }),
         };
         Ok(Reply { status, headers, body, gzipped })
     }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub struct Unanswered {
+    pub fault: Fault,
+    /// Whether the service may have received the request, and charge for it.
+    pub received: bool,
 }
 
 impl Reply {

@@ -25,6 +25,14 @@ async fn a_429_is_waited_out_for_as_long_as_it_says_and_charges_no_attempt() {
 }
 
 #[tokio::test]
+async fn a_query_waits_too_where_there_is_no_second_endpoint() {
+    let server = at_first(1, |_| too_many().header("retry-after", "0.3")).await;
+    let remote = remote(&endpoint("a", &server, ""));
+    let vector = remote.embed_query("a question".into()).await.unwrap();
+    assert_eq!((vector, server.requests()), (stored("a question"), 2), "longer than POLICY.second_opinion");
+}
+
+#[tokio::test]
 async fn a_429_may_say_it_as_a_date() {
     let server = at_first(1, |_| too_many().header("retry-after", "Mon, 01 Jan 2024 12:00:00 GMT")).await;
     let clock = Arc::new(AtomicI64::new(NOON - 150));
@@ -50,7 +58,7 @@ async fn an_endless_429_that_asks_for_no_wait_ends_with_patience() {
     let (remote, started) = (remote(&endpoint("a", &server, "")), Instant::now());
     assert_eq!(failed(&each(&remote, &texts(1)).await), "rate");
     assert!(started.elapsed() < Duration::from_secs(2));
-    assert!((20..=76).contains(&server.requests()), "{}", server.requests());
+    assert!((4..=12).contains(&server.requests()), "{}", server.requests());
 }
 
 #[tokio::test]
@@ -169,6 +177,7 @@ async fn nobody_at_the_address_is_transient() {
     let partial = each(&remote, &texts(1)).await;
     assert_eq!(failed(&partial), "transient");
     assert!(!partial.failed.unwrap().to_string().contains("127.0.0.1/"), "no address with its path");
+    assert_eq!(remote.budget().unwrap().state().current_count, 0, "nobody can charge for it");
 }
 
 #[tokio::test]

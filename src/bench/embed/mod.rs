@@ -124,7 +124,7 @@ impl<'a> Measured<'a> {
             sides.push(Box::new(|| self.ours(model).map(|(run, _)| run)));
         }
         for (element, _) in self.models {
-            sides.push(Box::new(|| Ok(peak(*element))));
+            sides.push(Box::new(|| Ok(bare_loop(*element))));
         }
         if self.python.is_some() {
             for (who, batch) in PEERS {
@@ -168,8 +168,9 @@ impl<'a> Measured<'a> {
             passages = passages.against_peer(name, &per_cpu, &usual).with_goal(goal(element));
         }
         let mut products_case = case("matrix products", "GOP/CPU s", &products);
-        if element.multiply_and_add(1).is_some() {
-            let peak = sample_of(peak, |run| run.seconds / 1e9)?;
+        if let Some(of_round) = element.multiply_and_add(1) {
+            let operations = of_round * f64::from(PEAK_ROUNDS);
+            let peak = sample_of(peak, |run| operations / 1e9 / run.cpu_seconds)?;
             products_case = products_case.under_ceiling("bare multiply-add", &products, &peak);
         }
         Ok(vec![
@@ -241,10 +242,10 @@ const PEERS: [(Who, usize); 3] = [
     (Who::OnnxRuntimeInt8, USUAL_BATCH),
 ];
 
-/// Operations per second of processor time, as `seconds`.
-fn peak(element: Element) -> Run {
-    let (operations, cpu_seconds) = cpu_seconds(|| element.multiply_and_add(PEAK_ROUNDS));
-    Run { seconds: operations.unwrap_or_default() / cpu_seconds.max(1e-9), cpu_seconds }
+/// One run of the bare loop.
+fn bare_loop(element: Element) -> Run {
+    let ((_, seconds), cpu_seconds) = cpu_seconds(|| timed(|| element.multiply_and_add(PEAK_ROUNDS)));
+    Run { seconds, cpu_seconds }
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {

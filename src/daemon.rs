@@ -30,17 +30,20 @@ use crate::{
     dataflow::{Cpu, Drained, Supervisor},
     dictionary::Library,
     durable,
-    embed::{self, Embedder},
+    embed::{self, Cached, Space, TokenSpans},
     log::{Directory, Log, Recovery, segment_name},
     pipeline::{
         Ingest,
         archive::Archive,
+        backfill::Backfill,
         damage::DamageRegister,
         derive::Derive,
         deriver::Deriver,
         dictionaries::Dictionaries,
         progress::Progress,
         search::Searcher,
+        serving::{Served, Serving},
+        spending::Account,
         survey::{Remembered, survey},
     },
     source::{
@@ -49,7 +52,7 @@ use crate::{
         sessions::Sessions,
         socket::Listener,
     },
-    store::{Lease, SpaceState, Store},
+    store::{Lease, SpaceState, Store, StoredVectors},
 };
 
 /// How a daemon ended.
@@ -86,9 +89,11 @@ pub struct Workbench {
     /// Rows, vectors, catalog.
     pub store: Store,
     /// The model.
-    pub embedder: Arc<dyn Embedder>,
-    /// Key of the model's space.
-    pub space_key: i64,
+    pub serving: Arc<Serving>,
+    /// Counts tokens as the pipeline's own model does.
+    pub tokens: Arc<dyn TokenSpans>,
+    /// What the model costs, where it costs something.
+    pub accounts: Vec<Account>,
     /// The object store.
     pub artifacts: Artifacts,
     /// Threads that compute.
@@ -103,29 +108,58 @@ impl Workbench {
         let store = open_store(&pipeline).await?;
         let artifacts = open_artifacts(&pipeline, &store)?;
         restore_dictionaries(&pipeline, &artifacts).await;
-        let settings = pipeline.embed.clone();
         let stored = store.spaces().await?.into_iter().filter(|space| space.state != SpaceState::Retired);
         let stored: Vec<_> = stored.map(|row| row.space).collect();
-        let embedder = tokio::task::spawn_blocking(move || embed::open(&settings, &stored)).await??;
-        let space_key = store.register_space(embedder.space(), clock::system_ms()).await?;
-        Ok(Self { pipeline: Arc::new(pipeline), store, embedder, space_key, artifacts, cpu: Cpu::new(0)? })
+        let served = serve(&pipeline.embed, &store, stored).await?;
+        let account = |served: &Served| {
+            let budget = served.model.budget()?.clone();
+            Some(Account { budget, store: store.clone(), pipeline: pipeline.name.clone() })
+        };
+        let accounts: Vec<Account> = account(&served).into_iter().collect();
+        for account in &accounts {
+            account.settle().await?;
+        }
+        let tokens = served.model.tokens();
+        let serving = Arc::new(Serving::new(store.clone(), vec![served]));
+        serving.now().await?;
+        let (pipeline, cpu) = (Arc::new(pipeline), Cpu::new(0)?);
+        Ok(Self { pipeline, store, serving, tokens, accounts, artifacts, cpu })
+    }
+
+    /// Writes down what embedding cost and closes the store.
+    pub async fn close(&self) -> Result<()> {
+        for account in &self.accounts {
+            account.settle().await?;
+        }
+        self.store.close().await;
+        Ok(())
     }
 
     /// Turns frames into rows.
     pub fn deriver(&self) -> Deriver {
         let (settings, defaults) = (self.pipeline.derive.clone(), self.pipeline.defaults.clone());
-        Deriver::new(settings, defaults, self.embedder.clone(), self.cpu.clone())
+        Deriver::new(settings, defaults, self.tokens.clone(), self.cpu.clone())
     }
 
     /// Answers searches.
     pub fn searcher(&self) -> Searcher {
         Searcher {
             store: self.store.clone(),
-            embedder: self.embedder.clone(),
-            space_key: self.space_key,
+            serving: self.serving.clone(),
             settings: self.pipeline.search.clone(),
         }
     }
+}
+
+/// Opens the embedder that `settings` name, for a store that holds vectors of
+/// the spaces `stored`.
+async fn serve(settings: &embed::Settings, store: &Store, stored: Vec<Space>) -> Result<Served> {
+    let (cache_memory, settings) = (settings.cache_memory.as_usize(), settings.clone());
+    let model = tokio::task::spawn_blocking(move || embed::open(&settings, &stored)).await??;
+    let space_key = store.register_space(model.space(), clock::system_ms()).await?;
+    let shelf = Arc::new(StoredVectors { store: store.clone(), space_key });
+    let embedder = Arc::new(Cached::new(model.clone(), cache_memory, Some(shelf)));
+    Ok(Served { space_key, embedder, model })
 }
 
 /// Opens the store of `pipeline`.
@@ -301,7 +335,7 @@ impl Daemon {
         let started = Instant::now();
         let bench = Workbench::open(pipeline).await?;
         let pipeline = bench.pipeline.clone();
-        tracing::info!(space = %bench.embedder.space(), "embedding space");
+        tracing::info!(space = %bench.serving.now().await?.model.space(), "embedding space");
         keep_model_description(&bench).await?;
         let (log, damage) = open_log_of(&pipeline, &bench.store, clock.clone()).await?;
         let start = log.reader().start_offset();
@@ -363,15 +397,29 @@ impl Daemon {
             deriver: self.bench.deriver(),
             store: self.bench.store.clone(),
             lease,
-            space_key: self.bench.space_key,
+            serving: self.bench.serving.clone(),
+            patience: pipeline.embed.patience.0,
             batch_tag: batch_tag.to_owned(),
             config_digest: pipeline.digest(),
             progress: self.progress.clone(),
             damage: self.damage.clone(),
+            clock: clock.clone(),
+        };
+        let backfill = Backfill {
+            serving: self.bench.serving.clone(),
+            store: self.bench.store.clone(),
+            pipeline: pipeline.name.clone(),
+            stream: pipeline.stream.clone(),
+            rate: pipeline.embed.backfill_rate,
+            progress: self.progress.clone(),
             clock,
         };
         let stop = self.workers.stop_token();
+        for account in &self.bench.accounts {
+            self.workers.spawn("spending", account.clone().keep(stop.clone()));
+        }
         if pipeline.derive.enabled {
+            self.workers.spawn("backfill", backfill.run(stop.clone()));
             self.workers.spawn("derive", derive.run(stop.clone(), self.abandon.clone()));
         }
         self.workers.spawn("archive", archive.run(self.progress.clone(), stop));
@@ -450,7 +498,7 @@ impl Daemon {
 
     async fn run(mut self, options: Options, stop: CancellationToken) -> Result<Ended> {
         let failed = self.work(&options, &stop).await;
-        let ended = self.stop().await?;
+        let ended = self.stop(options.once).await?;
         match failed {
             Some(error) => Err(error),
             None => Ok(ended),
@@ -481,10 +529,13 @@ impl Daemon {
         }
     }
 
-    /// Waits until everything in the log is derived.
+    /// Waits until everything in the log is derived, and has its vectors
+    /// unless the embedder refuses them.
     async fn settled(&self, stop: &CancellationToken) {
         let reader = self.log.reader();
-        while self.bench.pipeline.derive.enabled && self.progress.next_offset() < reader.end_offset() {
+        let derived = || self.progress.next_offset() >= reader.end_offset();
+        let embedded = || self.progress.deferred() == 0 || self.progress.trouble_of("backfill").is_some();
+        while self.bench.pipeline.derive.enabled && !(derived() && embedded()) {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
@@ -492,7 +543,7 @@ impl Daemon {
         }
     }
 
-    async fn stop(self) -> Result<Ended> {
+    async fn stop(self, once: bool) -> Result<Ended> {
         let deadline = Instant::now() + self.bench.pipeline.shutdown.deadline.0;
         let left = || deadline.saturating_duration_since(Instant::now());
         tracing::info!(deadline_s = left().as_secs_f64(), "stopping");
@@ -522,7 +573,13 @@ impl Daemon {
         if rest > 0 && self.bench.pipeline.derive.enabled {
             unfinished.push(format!("{rest} records in the log are not derived yet"));
         }
-        self.bench.store.close().await;
+        let waiting = self.progress.deferred();
+        if waiting > 0 && once {
+            unfinished.push(format!("{waiting} records are stored without vectors"));
+        } else if waiting > 0 {
+            tracing::info!(waiting, "records are stored without vectors; the next start embeds them");
+        }
+        self.bench.close().await?;
         Ok(if unfinished.is_empty() { Ended::Drained } else { Ended::Unfinished(unfinished) })
     }
 }
@@ -587,7 +644,8 @@ pub fn batch_tag(pipeline: &Pipeline, now_ms: i64) -> String {
 /// What the vectors were made with is an artifact of its own, so that they
 /// can be traced after the model is gone.
 async fn keep_model_description(bench: &Workbench) -> Result<()> {
-    let space = bench.embedder.space();
+    let served = bench.serving.now().await?;
+    let space = served.model.space();
     let description = serde_json::to_vec_pretty(space)?;
     let what = Description {
         kind: "model",

@@ -40,9 +40,12 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!("damage_lost_records", "Offsets of the log that cannot be read, repaired or not.");
     describe_counter!("derive_records_total", "Records derived, by outcome.");
     describe_gauge!("derive_lag_records", "Durable records that are not derived yet.");
-    describe_gauge!("fallback_fraction", "Share of indexed records stored without a vector.");
+    describe_gauge!("fallback_fraction", "Share of stored records that wait for their vectors.");
+    describe_counter!("backfill_records_total", "Records that waited for vectors, by outcome.");
     describe_histogram!("embed_seconds", "Time to embed the chunks of one batch.");
     describe_counter!("embed_texts_total", "Texts embedded.");
+    describe_counter!("embed_cache_hits_total", "Texts whose vector was there already, by tier.");
+    describe_counter!("embed_cache_misses_total", "Texts whose vector had to be computed.");
     describe_histogram!("embed_request_seconds", "Time of one request to an endpoint, by endpoint.");
     describe_counter!("embed_requests_total", "Requests to endpoints, by endpoint and outcome.");
     describe_counter!("embed_tokens_total", "Tokens that endpoints have counted, by endpoint.");
@@ -155,6 +158,16 @@ pub fn embedded(took: Duration, texts: usize) {
     counter!("embed_texts_total").increment(texts as u64);
 }
 
+/// Texts whose vector a tier of the cache had.
+pub fn embed_cached(tier: &'static str, texts: usize) {
+    counter!("embed_cache_hits_total", "tier" => tier).increment(texts as u64);
+}
+
+/// Texts whose vector no tier of the cache had.
+pub fn embed_not_cached(texts: usize) {
+    counter!("embed_cache_misses_total").increment(texts as u64);
+}
+
 /// One request to an endpoint, and how it ended.
 pub fn embed_request(endpoint: &str, outcome: &'static str, took: Duration) {
     let endpoint = endpoint.to_owned();
@@ -202,12 +215,20 @@ pub fn searchable(took: Duration, records: u64) {
     histogram!("searchable_seconds").record_many(took, usize::try_from(records).unwrap_or(usize::MAX));
 }
 
-/// Durable records not derived yet, and the share of indexed records that
-/// have no vector.
-pub fn derive_state(lag: u64, fallback_fraction: f64) {
+/// Durable records not derived yet.
+pub fn derive_lag(lag: u64) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     gauge!("derive_lag_records").set(lag as f64);
-    gauge!("fallback_fraction").set(fallback_fraction);
+}
+
+/// Share of the stored records that have no vector.
+pub fn fallback_fraction(share: f64) {
+    gauge!("fallback_fraction").set(share);
+}
+
+/// Records that waited for vectors, with their outcome.
+pub fn backfilled(outcome: &'static str, records: u64) {
+    counter!("backfill_records_total", "outcome" => outcome).increment(records);
 }
 
 /// One search answered.

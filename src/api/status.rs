@@ -45,6 +45,9 @@ pub struct Segments {
     pub object_bytes: u64,
 }
 
+/// Records are taken, stored and found by keyword without these.
+const DEGRADING: [&str; 2] = ["embed", "backfill"];
+
 impl Api {
     /// Where the pipeline stands now.
     ///
@@ -70,20 +73,24 @@ impl Api {
             derived,
             segments,
             index_bytes: self.searcher.store.database_bytes().await?,
-            space: self.searcher.embedder.space().to_string(),
+            space: self.searcher.serving.now().await?.model.space().to_string(),
         })
     }
 
-    /// What keeps the daemon from being ready; empty if nothing does.
-    fn not_ready(&self) -> Vec<String> {
+    /// What keeps the daemon from being ready, and what it only works less well
+    /// without; empty if nothing does.
+    fn reasons(&self) -> (Vec<String>, Vec<String>) {
         let mut reasons: Vec<String> = self.log.failed().map(ToString::to_string).into_iter().collect();
         reasons.extend(self.log.full().map(|why| why.to_string()));
         if self.closing.is_cancelled() {
             reasons.push("the daemon is shutting down".into());
         }
         let trouble = self.progress.snapshot().trouble;
-        reasons.extend(trouble.into_iter().map(|(component, what)| format!("{component}: {what}")));
-        reasons
+        let (degrading, hindering): (Vec<_>, Vec<_>) =
+            trouble.into_iter().partition(|(component, _)| DEGRADING.contains(&component.as_str()));
+        let said = |(component, what)| format!("{component}: {what}");
+        reasons.extend(hindering.into_iter().map(said));
+        (reasons, degrading.into_iter().map(said).collect())
     }
 }
 
@@ -96,15 +103,16 @@ pub(super) async fn live() -> impl IntoResponse {
 }
 
 pub(super) async fn ready(State(api): Shared) -> impl IntoResponse {
-    let reasons = api.not_ready();
+    let (mut reasons, degrading) = api.reasons();
     let damage = api.damage.open_damage();
     // What is damaged is lost or not whether frames are sent here or not; so
     // damage alone keeps nobody from sending.
-    let (code, status) = match (reasons.is_empty(), damage.is_empty()) {
+    let (code, status) = match (reasons.is_empty(), damage.is_empty() && degrading.is_empty()) {
         (true, true) => (StatusCode::OK, "ready"),
         (true, false) => (StatusCode::OK, "degraded"),
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
     };
+    reasons.extend(degrading);
     (code, Json(json!({"status": status, "reasons": reasons, "damage": damage})))
 }
 

@@ -31,7 +31,8 @@ use crate::{
 /// Derive again from the log, to compare or to put back what is missing.
 ///
 /// Without --plan or --restore, compares what is derived now with what is
-/// stored and writes nothing. Works with a daemon running and without. Only
+/// stored and writes nothing. Nothing is embedded unless --recompute asks for
+/// it, or --restore finds a text without a vector. Works with a daemon running and without. Only
 /// what the pipeline has derived already is looked at.
 ///
 /// Exit codes: 0 everything agrees or is put back; 1 failed; 3 something does
@@ -72,6 +73,9 @@ pub struct Replay {
     /// Store what is missing
     #[arg(long)]
     restore: bool,
+    /// Compute every vector anew and compare it: costs what embedding costs
+    #[arg(long, conflicts_with_all = ["restore", "plan"])]
+    recompute: bool,
     /// Read at most this many records a second, such as 2000/s
     #[arg(long, value_name = "N/s", value_parser = per_second)]
     rate: Option<f64>,
@@ -108,7 +112,7 @@ impl Replay {
             deriver: bench.deriver().for_backfill(),
             store: bench.store.clone(),
             pipeline: bench.pipeline.name.clone(),
-            space_key: bench.space_key,
+            served: bench.serving.now().await?,
             config_digest: bench.pipeline.digest(),
             batch_tag: daemon::batch_tag(&bench.pipeline, clock::system_ms()),
         };
@@ -119,7 +123,11 @@ impl Replay {
             self.output.print(&json!({"selection": selection, "plan": plan}), |_| plan_text(&plan))?;
             ExitCode::SUCCESS
         } else {
-            let mode = if self.restore { Mode::Restore } else { Mode::Verify };
+            let mode = match (self.restore, self.recompute) {
+                (true, _) => Mode::Restore,
+                (_, true) => Mode::Recompute,
+                _ => Mode::Verify,
+            };
             let report = replaying.run(&selection, mode, clock::system_ms(), |read| steps.step(read)).await?;
             let seconds = steps.started.elapsed().as_secs_f64();
             drop(steps);
@@ -132,7 +140,7 @@ impl Replay {
             })?;
             if report.agrees() { ExitCode::SUCCESS } else { ExitCode::from(FOUND_WRONG) }
         };
-        bench.store.close().await;
+        bench.close().await?;
         Ok(code)
     }
 

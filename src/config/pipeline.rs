@@ -142,7 +142,16 @@ impl From<Written> for Pipeline {
 
 /// Keys of `[embed]` that say how fast and from where, not what comes out:
 /// the same vectors on a bigger machine are no other configuration.
-const WITHOUT_EFFECT_ON_VECTORS: [&str; 5] = ["model_dir", "threads", "batch_tokens", "endpoint", "quota"];
+const WITHOUT_EFFECT_ON_VECTORS: [&str; 8] = [
+    "model_dir",
+    "threads",
+    "batch_tokens",
+    "patience",
+    "backfill_rate",
+    "cache_memory",
+    "endpoint",
+    "quota",
+];
 /// Keys of `[embed]` that mean nothing unless the provider is `remote`.
 const OF_REMOTE_MODELS: [&str; 5] = ["dimensions", "max_tokens", "tokenizer", "prefix", "query_prefix"];
 

@@ -3,11 +3,13 @@
 //! [`Embedder`] is the seam; behind it stand the local model ([`local`]),
 //! services that are asked over HTTP ([`remote`]) and the hashing embedder for
 //! tests ([`hashing`]). [`open`] makes the one that the [`Settings`] name.
+//! [`cache`] wraps any of them.
 //!
 //! The local model is [`model`] (its files, verified), [`tokenizer`] (text to
 //! token ids), [`bert`] (token ids to vectors) and [`pool`] (the threads).
 
 pub mod bert;
+pub mod cache;
 pub mod hashing;
 pub mod local;
 pub mod model;
@@ -27,10 +29,11 @@ use sha2::{Digest, Sha256};
 
 pub use self::{
     bert::Element,
+    cache::{Cached, Shelf, ShelfError},
     hashing::Hashing,
     local::LocalModel,
     model::{ModelDescription, ModelError},
-    remote::{Budget, QuotaSnapshot, QuotaState, Remote},
+    remote::{Budget, QuotaKind, QuotaState, Remote, Spending, Spent},
     settings::{ElementChoice, Provider, Settings},
 };
 
@@ -117,6 +120,19 @@ pub enum EmbedError {
         /// What to change.
         reason: String,
     },
+}
+
+impl EmbedError {
+    /// The error's class, in one word.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Input { .. } => "input",
+            Self::Rate { .. } => "rate",
+            Self::Quota { .. } => "quota",
+            Self::Transient { .. } => "transient",
+            Self::Configuration { .. } => "configuration",
+        }
+    }
 }
 
 /// Why there is no embedder.

@@ -14,7 +14,10 @@ use super::{
     model,
     remote::settings::{self as remote, Endpoint, Quota},
 };
-use crate::setting::SettingError;
+use crate::{
+    setting::SettingError,
+    units::{ByteSize, Period},
+};
 
 /// Tokens a batch may have at least: as many as the longest text.
 const LEAST_BATCH_TOKENS: usize = 256;
@@ -45,6 +48,15 @@ pub struct Settings {
     /// Tokens computed together at most. More does not compute faster: a live
     /// query waits until a batch in progress is done.
     pub batch_tokens: usize,
+    /// How long records wait for an embedder that fails. After that they are
+    /// stored without vectors, found by keyword, and embedded later; when a
+    /// quota is spent, at once.
+    pub patience: Period,
+    /// Records a second that get their vectors later, at most; 0 means no
+    /// limit.
+    pub backfill_rate: u32,
+    /// Memory for the vectors of texts seen lately; 0 turns it off.
+    pub cache_memory: ByteSize,
     /// Numbers in a vector of a remote model.
     pub dimensions: usize,
     /// Tokens kept of a text by a remote model, special tokens included; the
@@ -102,6 +114,9 @@ impl Default for Settings {
             element: ElementChoice::Auto,
             threads: 0,
             batch_tokens: 2_048,
+            patience: Period::secs(10),
+            backfill_rate: 500,
+            cache_memory: ByteSize::mib(32),
             dimensions: 0,
             max_tokens: 512,
             tokenizer: String::new(),

@@ -6,6 +6,9 @@
 //!                                                  ╚═► commit, in log order
 //! ```
 //!
+//! Records that the embedder does not take for now are stored without vectors
+//! and deferred; [`backfill`](super::backfill) sees to them.
+//!
 //! Rows and checkpoint are one transaction, guarded by the lease's epoch: so
 //! a crash repeats at most what was not committed, and a second daemon cannot
 //! write at all.
@@ -22,15 +25,19 @@ use tracing::Instrument;
 
 use super::{
     damage::DamageRegister,
+    defer::Outage,
     deriver::{Deriver, Frame, Judged},
     progress::Progress,
+    serving::{Served, Serving},
 };
 use crate::{
     clock::Clock,
     embed::EmbedError,
     log::{Cursor, LogReader, ReadError},
     metrics,
-    store::{Batch, Lease, OutcomeKind, OutcomeRow, RecordRow, Store, StoreError},
+    store::{
+        Batch, Checkpoint, EMBED_INPUT, Lease, OutcomeKind, OutcomeRow, RecordRow, Store, StoreError,
+    },
     transform::relax::{Relaxation, Tally},
 };
 
@@ -74,8 +81,10 @@ pub struct Derive {
     pub store: Store,
     /// The right to move the checkpoint.
     pub lease: Lease,
-    /// Space of the vectors.
-    pub space_key: i64,
+    /// Who embeds.
+    pub serving: Arc<Serving>,
+    /// How long a record waits for an embedder that fails.
+    pub patience: Duration,
     /// Name of this ingestion batch.
     pub batch_tag: String,
     /// Digest of the configuration.
@@ -95,12 +104,15 @@ struct Prepared {
     lost: u64,
     appended_ms: Vec<(i64, u64)>,
     outcomes: Vec<OutcomeRow>,
-    rows: AbortOnDropHandle<Embedded>,
+    rows: AbortOnDropHandle<Result<Embedded, StoreError>>,
 }
 
 struct Embedded {
+    space_key: i64,
     rows: Vec<RecordRow>,
     refused: Vec<(u64, String)>,
+    /// Why rows have no vectors, if some have none.
+    failed: Option<EmbedError>,
 }
 
 impl Derive {
@@ -117,9 +129,15 @@ impl Derive {
             });
         }
         let (queue, queued) = mpsc::channel(BATCHES_AHEAD);
+        let embedding = Embedding {
+            deriver: self.deriver.clone(),
+            serving: self.serving.clone(),
+            progress: self.progress.clone(),
+            outage: Arc::new(Outage::new(self.patience)),
+        };
         let reader = Reading {
             log: self.log.clone(),
-            deriver: self.deriver.clone(),
+            embedding: embedding.clone(),
             store: self.store.clone(),
             progress: self.progress.clone(),
             damage: self.damage.clone(),
@@ -129,7 +147,7 @@ impl Derive {
             relaxation: Relaxation::default(),
             claimed: HashMap::new(),
         };
-        let committing = self.commit_all(queued);
+        let committing = self.commit_all(queued, embedding);
         tokio::select! {
             () = abandon.cancelled() => Ok(()),
             done = async {
@@ -139,48 +157,58 @@ impl Derive {
         }
     }
 
-    async fn commit_all(mut self, mut queued: mpsc::Receiver<Prepared>) -> Result<(), DeriveError> {
+    async fn commit_all(
+        mut self,
+        mut queued: mpsc::Receiver<Prepared>,
+        embedding: Embedding,
+    ) -> Result<(), DeriveError> {
         while let Some(prepared) = queued.recv().await {
-            self.commit(prepared).await?;
+            self.commit(prepared, &embedding).await?;
         }
         Ok(())
     }
 
-    async fn commit(&mut self, prepared: Prepared) -> Result<(), DeriveError> {
-        let Prepared { from, to, lost, appended_ms, mut outcomes, rows } = prepared;
-        let Embedded { rows, refused } = match rows.await {
-            Ok(embedded) => embedded,
+    async fn commit(&mut self, prepared: Prepared, embedding: &Embedding) -> Result<(), DeriveError> {
+        let Prepared { from, to, lost, appended_ms, outcomes, rows } = prepared;
+        let mut embedded = match rows.await {
+            Ok(embedded) => embedded?,
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         };
-        outcomes.extend(refused.into_iter().map(|(offset, detail)| OutcomeRow {
-            offset,
-            kind: OutcomeKind::DeadLettered,
-            reason: "embed_input".into(),
-            detail,
-        }));
-        let batch = Batch {
-            from,
-            to,
-            lost,
-            batch_tag: self.batch_tag.clone(),
-            space_key: self.space_key,
-            config_digest: self.config_digest.clone(),
-            records: rows,
-            outcomes,
-            now_ms: (self.clock)(),
+        let (started, before) = (Instant::now(), self.lease.checkpoint());
+        let (chunks, reasons) = loop {
+            let batch = Batch {
+                from,
+                to,
+                lost,
+                batch_tag: self.batch_tag.clone(),
+                space_key: embedded.space_key,
+                config_digest: self.config_digest.clone(),
+                outcomes: outcomes.iter().cloned().chain(embedded.outcomes()).collect(),
+                records: embedded.rows,
+                now_ms: (self.clock)(),
+            };
+            match self.commit_until_done(&batch).await {
+                // Another space went live in between.
+                Err(DeriveError::Store(StoreError::NotLive { .. })) => {
+                    let mut rows = batch.records;
+                    rows.iter_mut().flat_map(|row| &mut row.chunks).for_each(|chunk| chunk.vector = None);
+                    embedded = embedding.run(rows, embedded.refused).await?;
+                }
+                done => {
+                    done?;
+                    let chunks = batch.records.iter().map(|row| row.chunks.len() as u64).sum();
+                    break (chunks, batch.outcomes.into_iter().map(|outcome| outcome.reason).collect());
+                }
+            }
         };
-        let chunks = batch.records.iter().map(|row| row.chunks.len() as u64).sum();
-        let reasons: Vec<String> = batch.outcomes.iter().map(|o| o.reason.clone()).collect();
-        let started = Instant::now();
-        self.commit_until_done(batch).await?;
         metrics::committed(started.elapsed());
-        self.show(chunks, reasons, appended_ms);
+        self.show(before, chunks, reasons, appended_ms);
         Ok(())
     }
 
     /// A store that is away, or a disk that is full, delays; being fenced is
     /// final.
-    async fn commit_until_done(&mut self, batch: Batch) -> Result<(), DeriveError> {
+    async fn commit_until_done(&mut self, batch: &Batch) -> Result<(), DeriveError> {
         let mut wait = Duration::from_millis(100);
         loop {
             match self.store.commit(&mut self.lease, batch.clone()).await {
@@ -202,36 +230,39 @@ impl Derive {
         }
     }
 
-    fn show(&self, chunks: u64, reasons: Vec<String>, appended_ms: Vec<(i64, u64)>) {
-        let checkpoint = self.lease.checkpoint();
+    fn show(
+        &self,
+        before: Checkpoint,
+        chunks: u64,
+        reasons: Vec<String>,
+        appended_ms: Vec<(i64, u64)>,
+    ) {
+        let after = self.lease.checkpoint();
         let now = (self.clock)();
         for (at, records) in &appended_ms {
             let took = Duration::from_millis(u64::try_from(now - at).unwrap_or(0));
             metrics::searchable(took, *records);
         }
-        let before = self.progress.snapshot();
         for (outcome, was, is) in [
-            ("indexed", before.indexed, checkpoint.indexed),
-            ("rejected", before.rejected, checkpoint.rejected),
-            ("deduplicated", before.deduplicated, checkpoint.deduplicated),
-            ("deferred", before.deferred, checkpoint.deferred),
-            ("dead_lettered", before.dead_lettered, checkpoint.dead_lettered),
-            ("lost", before.lost, checkpoint.lost),
+            ("indexed", before.indexed, after.indexed),
+            ("rejected", before.rejected, after.rejected),
+            ("deduplicated", before.deduplicated, after.deduplicated),
+            ("deferred", before.deferred, after.deferred),
+            ("dead_lettered", before.dead_lettered, after.dead_lettered),
+            ("lost", before.lost, after.lost),
         ] {
             metrics::derived(outcome, is.saturating_sub(was));
         }
-        self.progress.committed(checkpoint, chunks, reasons, appended_ms, now);
-        let stored = checkpoint.indexed + checkpoint.deferred;
-        #[expect(clippy::cast_precision_loss, reason = "a share")]
-        let fallback = checkpoint.deferred as f64 / stored.max(1) as f64;
-        metrics::derive_state(self.log.end_offset().saturating_sub(checkpoint.next_offset), fallback);
+        self.progress.committed((before, after), chunks, reasons, appended_ms, now);
+        metrics::derive_lag(self.log.end_offset().saturating_sub(after.next_offset));
+        metrics::fallback_fraction(self.progress.fallback_fraction());
     }
 }
 
 /// The reading half.
 struct Reading {
     log: LogReader,
-    deriver: Deriver,
+    embedding: Embedding,
     store: Store,
     progress: Arc<Progress>,
     damage: Arc<DamageRegister>,
@@ -353,16 +384,17 @@ impl Reading {
             .chunk_by(|a, b| a.appended_ms == b.appended_ms)
             .filter_map(|run| Some((run.first()?.appended_ms, run.len() as u64)))
             .collect();
-        let (judged, tally) = self.deriver.judge(frames, self.relaxation.step).await;
+        let (judged, tally) = self.embedding.deriver.judge(frames, self.relaxation.step).await;
         self.relax(tally);
         let (rows, outcomes) = self.sort_out(judged).await?;
-        let embedding = embed_until_done(self.deriver.clone(), rows, self.progress.clone());
+        let embedding = self.embedding.clone();
+        let embedding = async move { embedding.run(rows, Vec::new()).await };
         let rows = AbortOnDropHandle::new(tokio::spawn(embedding.in_current_span()));
         Ok(Prepared { from, to, lost, appended_ms, outcomes, rows })
     }
 
     fn relax(&mut self, tally: Tally) {
-        let (relaxation, change) = self.relaxation.observe(&self.deriver.settings().quality, tally);
+        let (relaxation, change) = self.relaxation.observe(&self.embedding.deriver.settings().quality, tally);
         self.relaxation = relaxation;
         if let Some(change) = change {
             tracing::warn!(stream = self.log.stream(), "quality filters: {change}");
@@ -443,30 +475,81 @@ impl Reading {
     }
 }
 
-/// Embeds `rows`, waiting for as long as the embedder is unable to.
-async fn embed_until_done(deriver: Deriver, mut rows: Vec<RecordRow>, progress: Arc<Progress>) -> Embedded {
-    let (mut wait, mut refused) = (Duration::from_millis(200), Vec::new());
-    loop {
-        match deriver.embed(&mut rows, &mut refused).await {
-            Ok(()) => {
-                progress.well("embed");
-                return Embedded { rows, refused };
-            }
-            Err(error) => {
-                tracing::error!(%error, "embedding failed; it is tried again");
-                progress.trouble("embed", error.to_string());
-                let longest = match error {
-                    EmbedError::Configuration { .. } | EmbedError::Quota { .. } => Duration::from_secs(60),
-                    _ => Duration::from_secs(10),
-                };
-                let asked = match error {
-                    EmbedError::Rate { retry_after, .. } => {
-                        retry_after.unwrap_or_default().min(Duration::from_secs(60))
-                    }
-                    _ => Duration::ZERO,
-                };
-                tokio::time::sleep(wait.max(asked)).await;
-                wait = (2 * wait).min(longest);
+impl Embedded {
+    /// What became of the records that have not all their vectors.
+    fn outcomes(&self) -> Vec<OutcomeRow> {
+        let refused = self.refused.iter().map(|(offset, detail)| OutcomeRow {
+            offset: *offset,
+            kind: OutcomeKind::DeadLettered,
+            reason: EMBED_INPUT.into(),
+            detail: detail.clone(),
+        });
+        let waiting = self.rows.iter().filter(|row| !row.is_embedded());
+        let deferred = waiting.zip(std::iter::repeat(&self.failed)).filter_map(|(row, failed)| {
+            let error = failed.as_ref()?;
+            Some(OutcomeRow {
+                offset: row.offset,
+                kind: OutcomeKind::Deferred,
+                reason: error.class().into(),
+                detail: error.to_string(),
+            })
+        });
+        refused.chain(deferred).collect()
+    }
+}
+
+/// The embedding half: gives rows their vectors, or gives up on it for now.
+#[derive(Clone)]
+struct Embedding {
+    deriver: Deriver,
+    serving: Arc<Serving>,
+    progress: Arc<Progress>,
+    outage: Arc<Outage>,
+}
+
+impl Embedding {
+    /// Embeds `rows`, trying again until it is time to give up. Rows that were
+    /// `refused` before stay so.
+    async fn run(
+        &self,
+        mut rows: Vec<RecordRow>,
+        mut refused: Vec<(u64, String)>,
+    ) -> Result<Embedded, StoreError> {
+        let served = self.served().await?;
+        let space_key = served.space_key;
+        let mut wait = Duration::from_millis(200);
+        loop {
+            let Err(error) = self.deriver.embed(&*served.embedder, &mut rows, &mut refused).await else {
+                if !rows.is_empty() {
+                    self.outage.over();
+                    self.progress.well("embed");
+                }
+                return Ok(Embedded { space_key, rows, refused, failed: None });
+            };
+            self.progress.trouble("embed", error.to_string());
+            let Some(left) = self.outage.seen(&error, Instant::now()) else {
+                let records = rows.iter().filter(|row| !row.is_embedded()).count();
+                tracing::error!(%error, records, "records are stored without vectors, to be embedded later");
+                return Ok(Embedded { space_key, rows, refused, failed: Some(error) });
+            };
+            tracing::error!(%error, "embedding failed; it is tried again");
+            let asked = match error {
+                EmbedError::Rate { retry_after, .. } => retry_after.unwrap_or_default(),
+                _ => Duration::ZERO,
+            };
+            tokio::time::sleep(wait.max(asked).min(left)).await;
+            wait *= 2;
+        }
+    }
+
+    async fn served(&self) -> Result<Served, StoreError> {
+        loop {
+            match self.serving.now().await {
+                Err(error) if error.is_transient() => {
+                    self.progress.trouble("store", error.to_string());
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                served => return served,
             }
         }
     }

@@ -65,25 +65,23 @@ pub struct Deriver {
     defaults: Arc<Defaults>,
     scanner: Arc<Scanner>,
     tokens: Arc<dyn TokenSpans>,
-    embedder: Arc<dyn Embedder>,
     work: Work,
     cpu: Cpu,
 }
 
 impl Deriver {
-    /// With these settings, this model, on these threads.
+    /// With these settings, chunks counted in these tokens, on these threads.
     pub fn new(
         settings: transform::Settings,
         defaults: Defaults,
-        embedder: Arc<dyn Embedder>,
+        tokens: Arc<dyn TokenSpans>,
         cpu: Cpu,
     ) -> Self {
         Self {
             scanner: Arc::new(Scanner::new(&settings.pii)),
             settings: Arc::new(settings),
             defaults: Arc::new(defaults),
-            tokens: embedder.tokens(),
-            embedder,
+            tokens,
             work: Work::Live,
             cpu,
         }
@@ -98,11 +96,6 @@ impl Deriver {
     /// The settings in force.
     pub fn settings(&self) -> &transform::Settings {
         &self.settings
-    }
-
-    /// The embedder.
-    pub fn embedder(&self) -> &Arc<dyn Embedder> {
-        &self.embedder
     }
 
     /// Judges frames in parallel, with the filters relaxed by `step` steps.
@@ -174,6 +167,7 @@ impl Deriver {
     /// again goes on where it stopped.
     pub async fn embed(
         &self,
+        embedder: &dyn Embedder,
         rows: &mut Vec<RecordRow>,
         refused: &mut Vec<(u64, String)>,
     ) -> Result<(), EmbedError> {
@@ -183,7 +177,7 @@ impl Deriver {
                 return Ok(());
             }
             let (started, count) = (Instant::now(), texts.len());
-            let partial = self.embedder.embed_each(texts, self.work).await;
+            let partial = embedder.embed_each(texts, self.work).await;
             let done = partial.vectors.iter().flatten().count();
             if done > 0 {
                 metrics::embedded(started.elapsed(), done);
@@ -303,16 +297,15 @@ mod tests {
     #[tokio::test]
     async fn what_was_embedded_before_a_failure_is_not_embedded_again() {
         let embedder = Arc::new(Halting::default());
-        let shared: Arc<dyn Embedder> = embedder.clone();
         let (settings, defaults) = (transform::Settings::default(), Defaults::default());
-        let deriver = Deriver::new(settings, defaults, shared, Cpu::new(1).unwrap()).for_backfill();
+        let deriver = Deriver::new(settings, defaults, embedder.tokens(), Cpu::new(1).unwrap()).for_backfill();
         let mut rows =
             vec![row(1, &["a", "b"]), row(2, &["c", "poison 1", "poison 2"]), row(3, &["d", "e", "f"])];
         let mut refused = Vec::new();
-        assert!(deriver.embed(&mut rows, &mut refused).await.is_err());
+        assert!(deriver.embed(&*embedder, &mut rows, &mut refused).await.is_err());
         assert_eq!(refused, [(2, "poison 1".to_owned())]);
-        assert!(deriver.embed(&mut rows, &mut refused).await.is_err());
-        deriver.embed(&mut rows, &mut refused).await.unwrap();
+        assert!(deriver.embed(&*embedder, &mut rows, &mut refused).await.is_err());
+        deriver.embed(&*embedder, &mut rows, &mut refused).await.unwrap();
         assert_eq!(rows.iter().map(|row| row.offset).collect::<Vec<_>>(), [1, 3]);
         assert!(rows.iter().flat_map(|row| &row.chunks).all(|chunk| chunk.vector.is_some()));
         assert_eq!(*embedder.embedded.lock().unwrap(), ["a", "b", "d", "e", "f"]);

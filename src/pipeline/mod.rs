@@ -1,12 +1,15 @@
 //! The dataflow: in through [`Ingest`], along the log, out through
 //! [`derive`] (rows) and [`archive`] (segments, and the [`dictionaries`] they are sealed with);
 //! again by [`replay`]; found by [`search`]. What is wrong with the log's files: [`survey`],
-//! [`damage`], [`repair`].
+//! [`damage`], [`repair`]. Records that the embedder does not take for now: `defer`, [`backfill`].
+//! Which embedder serves: [`serving`]; what it costs: [`spending`].
 
 pub mod admit;
 pub mod archive;
+pub mod backfill;
 mod catalog;
 pub mod damage;
+mod defer;
 pub mod derive;
 pub mod deriver;
 pub mod dictionaries;
@@ -16,6 +19,8 @@ pub mod progress;
 pub mod repair;
 pub mod replay;
 pub mod search;
+pub mod serving;
+pub mod spending;
 pub mod survey;
 
 pub use ingest::{Answer, Ingest, Origin, Producer, Refusal, Submitted};

@@ -8,7 +8,7 @@ use std::{
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::store::Checkpoint;
+use crate::store::{Checkpoint, Moved};
 
 /// What a pipeline counts while it runs.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub struct Snapshot {
     pub rejected: u64,
     /// Records whose content was there already.
     pub deduplicated: u64,
-    /// Records stored without a vector.
+    /// Records that are stored, found by keyword, and wait for vectors.
     pub deferred: u64,
     /// Records that could not be derived.
     pub dead_lettered: u64,
@@ -51,7 +51,7 @@ pub struct Snapshot {
     pub lost: u64,
     /// Chunks indexed since the start of the process.
     pub chunks: u64,
-    /// Rejected and dead-lettered records by reason, since the start.
+    /// Records that were not indexed, by reason, since the start.
     pub reasons: BTreeMap<String, u64>,
     /// Frames refused at the door by code, since the start.
     pub refused: BTreeMap<String, u64>,
@@ -98,18 +98,27 @@ impl Progress {
         *self.state().refused.entry(code.to_owned()).or_default() += 1;
     }
 
-    /// A batch was committed: the checkpoint after it, its chunks, why records
-    /// of it were not indexed, and when each of its appends happened.
+    /// A batch was committed: the checkpoint before and after it, its chunks,
+    /// why records of it were not indexed, and when each of its appends
+    /// happened.
     pub fn committed(
         &self,
-        checkpoint: Checkpoint,
+        (before, after): (Checkpoint, Checkpoint),
         chunks: u64,
         reasons: impl IntoIterator<Item = String>,
         appended_ms: impl IntoIterator<Item = (i64, u64)>,
         now_ms: i64,
     ) {
         let mut state = self.state();
-        state.checkpoint = checkpoint;
+        // Back-fill moves the counters too, so what a batch adds is added.
+        let now = &mut state.checkpoint;
+        now.next_offset = after.next_offset;
+        now.indexed += after.indexed - before.indexed;
+        now.rejected += after.rejected - before.rejected;
+        now.deduplicated += after.deduplicated - before.deduplicated;
+        now.deferred += after.deferred - before.deferred;
+        now.dead_lettered += after.dead_lettered - before.dead_lettered;
+        now.lost += after.lost - before.lost;
         state.chunks += chunks;
         for reason in reasons {
             *state.reasons.entry(reason).or_default() += 1;
@@ -118,6 +127,31 @@ impl Progress {
             let took = u64::try_from(now_ms - at_ms).unwrap_or(0).min(LONGEST_MS);
             state.searchable_ms.saturating_record_n(took, records);
         }
+    }
+
+    /// Records that had waited for vectors were settled.
+    pub fn settled(&self, moved: Moved) {
+        let now = &mut self.state().checkpoint;
+        now.deferred = now.deferred.saturating_sub(moved.indexed + moved.dead_lettered);
+        now.indexed += moved.indexed;
+        now.dead_lettered += moved.dead_lettered;
+    }
+
+    /// Records that wait for vectors.
+    pub fn deferred(&self) -> u64 {
+        self.state().checkpoint.deferred
+    }
+
+    /// Share of the stored records that have no vector.
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    pub fn fallback_fraction(&self) -> f64 {
+        let Checkpoint { indexed, deferred, .. } = self.state().checkpoint;
+        deferred as f64 / (indexed + deferred).max(1) as f64
+    }
+
+    /// What is not right with `component`.
+    pub fn trouble_of(&self, component: &str) -> Option<String> {
+        self.state().trouble.get(component).cloned()
     }
 
     /// Something of `component` is not right; shown until [`Self::well`].
@@ -169,7 +203,8 @@ mod tests {
     #[test]
     fn quantiles_weigh_each_append_by_its_records() {
         let progress = Progress::new(Checkpoint::default());
-        progress.committed(Checkpoint::default(), 1, [], [(990, 98), (500, 2)], 1_000);
+        let checkpoints = (Checkpoint::default(), Checkpoint::default());
+        progress.committed(checkpoints, 1, [], [(990, 98), (500, 2)], 1_000);
         let snapshot = progress.snapshot();
         assert_eq!((snapshot.searchable_ms.p50, snapshot.searchable_ms.count), (10, 100));
         assert!(snapshot.searchable_ms.p99 >= 490);

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, ops::Range};
 
 use serde::Serialize;
 
-use super::deriver::{Deriver, Frame, Judged};
+use super::{
+    deriver::{Deriver, Frame, Judged},
+    serving::Served,
+};
 use crate::{
     embed::EmbedError,
     log::{Cursor, LogReader, ReadError},
@@ -44,8 +47,11 @@ impl Selection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Compare it with what is stored; write nothing.
+    /// Compare it with what is stored; write nothing. Texts are compared;
+    /// that each has a vector is checked.
     Verify,
+    /// As `Verify`, and every vector is computed anew and compared.
+    Recompute,
     /// Store what is missing.
     Restore,
 }
@@ -100,7 +106,11 @@ pub struct Report {
     pub records_agree: u64,
     /// Records not indexed, then as now, for the same reason.
     pub outcomes_agree: u64,
-    /// Vectors compared.
+    /// Records that wait for vectors.
+    pub waiting: u64,
+    /// Vectors stored for the chunks that agree.
+    pub vectors_present: u64,
+    /// Vectors computed anew and compared.
     pub vectors: u64,
     /// Of these, equal to the last bit.
     pub vectors_identical: u64,
@@ -144,6 +154,12 @@ impl fmt::Display for Report {
         writeln!(f, "frames read        {}", self.frames)?;
         writeln!(f, "records that agree {}", self.records_agree)?;
         writeln!(f, "not indexed, as before {}", self.outcomes_agree)?;
+        if self.waiting > 0 {
+            writeln!(f, "wait for vectors   {} records", self.waiting)?;
+        }
+        if self.vectors_present > 0 {
+            writeln!(f, "vectors present    {}", self.vectors_present)?;
+        }
         if let Some(cosine) = self.smallest_cosine {
             writeln!(
                 f,
@@ -178,8 +194,8 @@ pub struct Replay {
     pub store: Store,
     /// The pipeline whose outcomes are compared.
     pub pipeline: String,
-    /// Space of the vectors.
-    pub space_key: i64,
+    /// The live space.
+    pub served: Served,
     /// Digest of the configuration.
     pub config_digest: String,
     /// Batch tag of rows that are put back.
@@ -222,7 +238,8 @@ impl Replay {
             report.frames += read;
             report.lost += batch.lost;
             match mode {
-                Mode::Verify => self.verify(batch, selection, &mut report).await?,
+                Mode::Verify => self.verify(batch, selection, false, &mut report).await?,
+                Mode::Recompute => self.verify(batch, selection, true, &mut report).await?,
                 Mode::Restore => self.restore(batch, selection, now_ms, &mut report).await?,
             }
             told(read);
@@ -262,22 +279,29 @@ impl Replay {
         &self,
         batch: FrameRun,
         selection: &Selection,
+        recompute: bool,
         report: &mut Report,
     ) -> Result<(), ReplayError> {
         let stream = self.log.stream();
         let (from, to) = batch.bounds();
-        let stored = self.store.stored(stream, from, to, self.space_key).await?;
-        let mut stored: BTreeMap<u64, StoredRecord> = stored.into_iter().map(|r| (r.offset, r)).collect();
+        let stored = self.store.stored(stream, from, to, self.served.space_key).await?;
+        let stored: BTreeMap<u64, StoredRecord> = stored.into_iter().map(|r| (r.offset, r)).collect();
         let outcomes = self.store.outcomes(&self.pipeline, stream, from, to).await?;
         let outcomes: BTreeMap<u64, OutcomeRow> = outcomes.into_iter().map(|o| (o.offset, o)).collect();
         let (mut rows, verdicts) = self.kept(batch.frames).await;
         rows.retain(|offset, row| selection.takes(row) && stored.contains_key(offset));
         let mut rows: Vec<RecordRow> = rows.into_values().collect();
-        let mut refused = Vec::new();
-        self.deriver.embed(&mut rows, &mut refused).await?;
+        let waits = |offset: &u64| {
+            let fate = outcomes.get(offset).map(|outcome| outcome.kind);
+            matches!(fate, Some(OutcomeKind::Deferred | OutcomeKind::DeadLettered))
+        };
+        if recompute {
+            rows.retain(|row| !waits(&row.offset));
+            self.deriver.embed(&*self.served.model, &mut rows, &mut Vec::new()).await?;
+        }
         for row in &rows {
-            if let Some(stored) = stored.remove(&row.offset) {
-                compare(row, &stored, report);
+            if let Some(stored) = stored.get(&row.offset) {
+                compare(row, stored, waits(&row.offset), report);
             }
         }
         for (offset, verdict) in verdicts {
@@ -304,7 +328,7 @@ impl Replay {
         let outcomes = self.store.outcomes(&self.pipeline, stream, from, to).await?;
         let decided: Vec<u64> =
             outcomes.iter().filter(|o| o.kind != OutcomeKind::Deferred).map(|o| o.offset).collect();
-        let stored = self.store.stored(stream, from, to, self.space_key).await?;
+        let stored = self.store.stored(stream, from, to, self.served.space_key).await?;
         let complete: Vec<u64> = stored
             .iter()
             .filter(|r| r.chunks.iter().all(|chunk| chunk.vector.is_some()))
@@ -316,13 +340,13 @@ impl Replay {
         });
         report.records_agree += complete.len() as u64;
         let (mut records, mut refused) = (rows.into_values().collect(), Vec::new());
-        self.deriver.embed(&mut records, &mut refused).await?;
+        self.deriver.embed(&*self.served.embedder, &mut records, &mut refused).await?;
         let put = Batch {
             from,
             to,
             lost: 0,
             batch_tag: self.batch_tag.clone(),
-            space_key: self.space_key,
+            space_key: self.served.space_key,
             config_digest: self.config_digest.clone(),
             records,
             outcomes: Vec::new(),
@@ -351,6 +375,8 @@ fn disagreement(verdict: &Verdict, outcome: Option<&OutcomeRow>, stored: bool) -
         (Verdict::Kept { .. }, Some(then)) if then.kind == OutcomeKind::Deduplicated => None,
         // It passes only relaxed filters, and they were not relaxed then.
         (Verdict::Kept { step: 1.. }, Some(then)) if then.kind == OutcomeKind::Rejected => None,
+        // It waits for vectors.
+        (Verdict::Kept { .. }, Some(then)) if then.kind == OutcomeKind::Deferred && stored => None,
         // The embedder refused it.
         (Verdict::Kept { .. }, Some(then)) if then.kind == OutcomeKind::DeadLettered => None,
         (Verdict::Kept { .. }, None) if stored => None,
@@ -372,7 +398,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-fn compare(row: &RecordRow, stored: &StoredRecord, report: &mut Report) {
+fn compare(row: &RecordRow, stored: &StoredRecord, waits: bool, report: &mut Report) {
     if row.tenant != stored.tenant || row.session != stored.session || row.tier != stored.tier {
         return report.mismatch(row.offset, "tenant, session or tier differ");
     }
@@ -384,20 +410,25 @@ fn compare(row: &RecordRow, stored: &StoredRecord, report: &mut Report) {
         if chunk.digest.as_slice() != stored.digest || chunk.text != stored.text {
             return report.mismatch(row.offset, format!("the text of chunk {} differs", chunk.chunk));
         }
-        if let Some(what) = compare_vectors(chunk.vector.as_deref(), stored, report) {
+        if let Some(what) = compare_vectors(chunk.vector.as_deref(), stored, waits, report) {
             return report.mismatch(row.offset, format!("chunk {}: {what}", chunk.chunk));
         }
     }
+    report.waiting += u64::from(waits);
     report.records_agree += 1;
 }
 
-fn compare_vectors(derived: Option<&[f32]>, stored: &StoredChunk, report: &mut Report) -> Option<String> {
-    let (derived, stored) = match (derived, &stored.vector) {
-        (Some(derived), Some(stored)) => (derived, stored),
-        (None, None) => return None,
-        (Some(_), None) => return Some("no vector is stored".into()),
-        (None, Some(_)) => return Some("a vector is stored that cannot be derived".into()),
+fn compare_vectors(
+    derived: Option<&[f32]>,
+    stored: &StoredChunk,
+    waits: bool,
+    report: &mut Report,
+) -> Option<String> {
+    let Some(stored) = &stored.vector else {
+        return (!waits).then(|| "no vector is stored".into());
     };
+    report.vectors_present += 1;
+    let derived = derived?;
     report.vectors += 1;
     if derived == stored.as_slice() {
         report.vectors_identical += 1;

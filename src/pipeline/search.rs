@@ -6,9 +6,10 @@ use std::{sync::Arc, time::Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::serving::{Served, Serving};
 use crate::{
     config::Search,
-    embed::{EmbedError, Embedder},
+    embed::EmbedError,
     metrics,
     record::Tier,
     store::{Hit, Mode, Query, Store, StoreError, fusion::Fusion},
@@ -56,6 +57,9 @@ pub struct SearchReply {
     pub hits: Vec<SearchHit>,
     /// How it was searched: `keyword` where a union had no vector.
     pub mode: Mode,
+    /// Why a union had none, if the query could not be embedded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_vectors: Option<String>,
     /// Time it took, in milliseconds.
     pub took_ms: f64,
 }
@@ -164,9 +168,7 @@ pub struct Searcher {
     /// Rows and vectors.
     pub store: Store,
     /// Embeds queries.
-    pub embedder: Arc<dyn Embedder>,
-    /// Space of the vectors.
-    pub space_key: i64,
+    pub serving: Arc<Serving>,
     /// How lists are united unless a request says otherwise.
     pub settings: Search,
 }
@@ -178,10 +180,17 @@ impl Searcher {
         if request.limit > MAX_LIMIT {
             return Err(SearchError::Limit { limit: request.limit });
         }
-        let vector = match request.mode {
-            Mode::Keyword => None,
-            _ if request.query.trim().is_empty() => None,
-            _ => Some(self.embedder.embed_query(request.query.clone()).await?),
+        let Served { space_key, embedder, .. } = self.serving.now().await?;
+        let embedded = match request.mode {
+            Mode::Keyword => Ok(None),
+            _ if request.query.trim().is_empty() => Ok(None),
+            _ => embedder.embed_query(request.query.clone()).await.map(Some),
+        };
+        let (vector, without_vectors) = match embedded {
+            Ok(vector) => (vector, None),
+            // Words are found without an embedder; the answer says so.
+            Err(error) if request.mode == Mode::Union => (None, Some(error.to_string())),
+            Err(error) => return Err(error.into()),
         };
         let query = Query {
             tenant: request.tenant,
@@ -189,7 +198,7 @@ impl Searcher {
             tiers: request.tiers,
             text: request.query,
             vector,
-            space_key: self.space_key,
+            space_key,
             mode: request.mode,
             fusion: request.fusion.unwrap_or(self.settings.fusion),
             weights: self.settings.weights(),
@@ -203,6 +212,7 @@ impl Searcher {
         Ok(SearchReply {
             hits: answer.hits.into_iter().map(SearchHit::from).collect(),
             mode: answer.mode,
+            without_vectors,
             took_ms: started.elapsed().as_secs_f64() * 1_000.0,
         })
     }

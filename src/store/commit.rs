@@ -28,6 +28,7 @@ impl Store {
         }
         let Analysed { batch, terms } = self.analyse(batch).await?;
         let mut transaction = self.begin().await?;
+        check_live(&mut transaction, &batch).await?;
         move_checkpoint(&mut transaction, lease, &batch, tally).await?;
         let batch_key = batch_key(&mut transaction, &batch).await?;
         let tenants = self.tenant_keys(&mut transaction, &batch.records).await?;
@@ -129,6 +130,20 @@ fn check_record(record: &RecordRow, dimensions: Option<usize>) -> Result<(), Sto
         }
     }
     Ok(())
+}
+
+/// Vectors of a space that was live when they were computed and no longer is
+/// would be missing from the one that is.
+async fn check_live(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), StoreError> {
+    if batch.records.iter().flat_map(|record| &record.chunks).all(|chunk| chunk.vector.is_none()) {
+        return Ok(());
+    }
+    let live: bool = sqlx::query_scalar("SELECT state = 'live' FROM spaces WHERE space_key = ?")
+        .bind(batch.space_key)
+        .fetch_one(connection)
+        .await
+        .doing("looking for the live space")?;
+    if live { Ok(()) } else { Err(StoreError::NotLive { space_key: batch.space_key }) }
 }
 
 fn advanced(checkpoint: Checkpoint, next_offset: u64, tally: Tally) -> Checkpoint {

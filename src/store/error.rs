@@ -69,6 +69,21 @@ pub enum StoreError {
         /// The key asked for.
         space_key: i64,
     },
+    /// No embedder of this pipeline makes vectors of the live space.
+    #[error(
+        "the live embedding space of the store ({}) is none that the pipeline file has an embedder for; \
+         `thalweg models` shows the spaces", live.map_or("none".to_owned(), |key| format!("key {key}"))
+    )]
+    NotServed {
+        /// The live space's key, if there is a live one.
+        live: Option<i64>,
+    },
+    /// The batch's vectors are of a space that is no longer live.
+    #[error("the embedding space with key {space_key} is no longer live; embed the batch again")]
+    NotLive {
+        /// The batch's space.
+        space_key: i64,
+    },
     /// The question cannot be answered as put.
     #[error("the query cannot be answered: {reason}")]
     Query {

@@ -42,11 +42,14 @@ mod rows;
 mod search;
 mod segments;
 mod spaces;
+mod spending;
 mod sqlite;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod vector;
+mod waiting;
 
 pub use artifacts::ArtifactRow;
 pub use checkpoint::{Checkpoint, Lease};
@@ -62,6 +65,11 @@ pub use segments::SegmentRow;
 pub use spaces::{SpaceRow, SpaceState};
 pub use sqlite::Store;
 pub use stored::{StoredChunk, StoredRecord};
+pub use texts::StoredVectors;
+pub use waiting::{Moved, Settled, WaitingChunk, WaitingRecord};
+
+/// Why a record is a dead letter: the embedder will never take its text.
+pub const EMBED_INPUT: &str = "embed_input";
 
 /// The `store` section of a pipeline file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

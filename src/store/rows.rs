@@ -56,6 +56,13 @@ pub struct RecordRow {
     pub chunks: Vec<ChunkRow>,
 }
 
+impl RecordRow {
+    /// Whether every chunk has its vector.
+    pub fn is_embedded(&self) -> bool {
+        self.chunks.iter().all(|chunk| chunk.vector.is_some())
+    }
+}
+
 /// A piece of a record's text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChunkRow {

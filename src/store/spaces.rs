@@ -76,20 +76,37 @@ impl SpaceRow {
 }
 
 impl Store {
-    /// The key of `space` here; a space never seen before becomes `Live`.
+    /// The key of `space` here. One never seen before becomes live if no space
+    /// with vectors is, else building.
     pub async fn register_space(&self, space: &Space, now_ms: i64) -> Result<i64, StoreError> {
         let json = serde_json::to_string(space)
             .map_err(|e| StoreError::Damaged { what: "space", reason: e.to_string() })?;
         let mut transaction = self.begin().await?;
+        // A model that was named and never used hinders none that is.
+        sqlx::query(
+            "UPDATE spaces SET state = 'building' WHERE state = 'live' AND space_id <> ?
+                 AND NOT EXISTS (SELECT 1 FROM vectors v WHERE v.space_key = spaces.space_key)",
+        )
+        .bind(space.id())
+        .execute(&mut *transaction)
+        .await
+        .doing("registering a space")?;
         let key = sqlx::query_scalar(
-            "INSERT INTO spaces (space_id, json, state, created_ms) VALUES (?, ?, ?, ?)
+            "INSERT INTO spaces (space_id, json, state, created_ms) VALUES (?, ?, 'building', ?)
              ON CONFLICT (space_id) DO UPDATE SET space_id = excluded.space_id RETURNING space_key",
         )
         .bind(space.id())
         .bind(json)
-        .bind(SpaceState::Live.as_str())
         .bind(now_ms)
         .fetch_one(&mut *transaction)
+        .await
+        .doing("registering a space")?;
+        sqlx::query(
+            "UPDATE spaces SET state = 'live'
+             WHERE space_key = ? AND NOT EXISTS (SELECT 1 FROM spaces WHERE state = 'live')",
+        )
+        .bind(key)
+        .execute(&mut *transaction)
         .await
         .doing("registering a space")?;
         transaction.commit().await.doing("registering a space")?;
@@ -105,6 +122,14 @@ impl Store {
             .iter()
             .map(SpaceRow::read)
             .collect()
+    }
+
+    /// Key of the live space; there is at most one.
+    pub async fn live_space(&self) -> Result<Option<i64>, StoreError> {
+        sqlx::query_scalar("SELECT space_key FROM spaces WHERE state = 'live'")
+            .fetch_optional(self.readers())
+            .await
+            .doing("looking for the live space")
     }
 
     /// Moves a space on in its life.

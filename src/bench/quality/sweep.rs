@@ -31,7 +31,8 @@ const AT_ONCE: usize = 2;
 pub async fn sweep(dataset: &Dataset, folder: &Folder) -> Result<Vec<(String, Figures)>> {
     let bench = Workbench::open(folder.pipeline()?).await?;
     let texts = dataset.questions.iter().map(|question| question.text.clone()).collect();
-    let vectors = bench.embedder.embed(texts).await?;
+    let served = bench.serving.now().await?;
+    let vectors = served.model.embed(texts).await?;
     let mut figures = Vec::new();
     for variant in variants() {
         let rankings = stream::iter(dataset.questions.iter().zip(&vectors))
@@ -40,7 +41,7 @@ pub async fn sweep(dataset: &Dataset, folder: &Folder) -> Result<Vec<(String, Fi
                     tenant: question.tenant.clone(),
                     text: question.text.clone(),
                     vector: Some(vector.clone()),
-                    space_key: bench.space_key,
+                    space_key: served.space_key,
                     ..variant.query.clone()
                 };
                 let store = bench.store.clone();

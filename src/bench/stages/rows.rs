@@ -51,7 +51,7 @@ pub(super) fn stages(
 /// without gaps.
 async fn derived(corpus: &Corpus, embedder: &Arc<dyn Embedder>) -> Result<Vec<RecordRow>> {
     let deriver =
-        Deriver::new(transform::Settings::default(), Defaults::default(), embedder.clone(), Cpu::new(0)?);
+        Deriver::new(transform::Settings::default(), Defaults::default(), embedder.tokens(), Cpu::new(0)?);
     let frames = corpus.payloads().into_iter().zip(0..);
     let frames = frames.map(|(payload, offset)| Frame { offset, appended_ms: 0, payload }).collect();
     let (judged, _) = deriver.judge(frames, 0).await;
@@ -63,7 +63,7 @@ async fn derived(corpus: &Corpus, embedder: &Arc<dyn Embedder>) -> Result<Vec<Re
     let fresh = kept.filter(|row| row.dedupe_key.is_none_or(|key| seen.insert(key)));
     let mut rows: Vec<RecordRow> = fresh.zip(0..).map(|(row, offset)| RecordRow { offset, ..row }).collect();
     let mut refused = Vec::new();
-    deriver.embed(&mut rows, &mut refused).await?;
+    deriver.embed(&**embedder, &mut rows, &mut refused).await?;
     ensure!(refused.is_empty() && !rows.is_empty(), "the hashing embedder refused {} texts", refused.len());
     Ok(rows)
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    quota::{Amount, Kind, Ledger, QuotaState, Reservation, Snapshot},
+    quota::{Amount, Kind, Ledger, QuotaState, Reservation, Spending},
     settings::Quota as Settings,
 };
 use crate::{
@@ -16,10 +16,10 @@ use crate::{
     metrics,
 };
 
-/// What may be spent in a day, and what has been. [`snapshot`](Self::snapshot)
-/// is to be kept by whoever keeps things, and given back at the next start
-/// with [`restore`](Self::restore); without that a restart forgets what was
-/// spent.
+/// What may be spent in a day, and what has been. Whoever keeps things writes
+/// down what is [`unwritten`](Self::unwritten) and gives back what all
+/// processes have [`written`](Self::written); without that a restart forgets
+/// what was spent.
 pub struct Budget {
     ledger: Mutex<Ledger>,
     clock: Clock,
@@ -41,14 +41,19 @@ impl Budget {
         self.ledger().states((self.clock)())
     }
 
-    /// What to keep over a restart.
-    pub fn snapshot(&self) -> Snapshot {
-        self.ledger().snapshot()
+    /// Whether anything is limited.
+    pub fn is_limited(&self) -> bool {
+        self.states().iter().any(|(_, state)| state.daily_quota.is_some())
     }
 
-    /// Adds what was spent before the start, if it was today.
-    pub fn restore(&self, snapshot: Snapshot) {
-        self.ledger().restore(snapshot, (self.clock)());
+    /// What was spent here and is not written down yet.
+    pub fn unwritten(&self) -> Spending {
+        self.ledger().unwritten((self.clock)())
+    }
+
+    /// `added` is written down, and `total` is what all processes have.
+    pub fn written(&self, added: &Spending, total: &Spending) {
+        self.ledger().written(added, total);
         self.show();
     }
 

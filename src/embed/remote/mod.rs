@@ -52,7 +52,7 @@ use self::{
 pub use self::{
     budget::Budget,
     count::SPECIAL_TOKENS,
-    quota::{Kind as QuotaKind, QuotaState, Snapshot as QuotaSnapshot},
+    quota::{Kind as QuotaKind, QuotaState, Spending, Spent},
 };
 use super::{EmbedError, Embedder, Partial, Refused, Settings, Space, TokenSpans, Work};
 use crate::{

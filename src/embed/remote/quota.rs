@@ -3,9 +3,10 @@
 //! A day is a day of UTC. Spending is reserved before a request and settled
 //! after it; what is reserved counts as spent, so that a daemon that dies in
 //! between has paid for it. Back-fill leaves a share of every limit to live
-//! work. Pure: whoever calls brings the time.
+//! work. What other processes of the pipeline spend counts as well, as far as
+//! it is written down. Pure: whoever calls brings the time.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::settings::Quota as Settings;
 use crate::embed::Work;
@@ -38,22 +39,33 @@ impl Kind {
 }
 
 /// An amount of each kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
     tokens: u64,
     requests: u64,
     micros: u64,
 }
 
-/// One day's spending, as it is kept over a restart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Snapshot {
+/// What was spent, or, where it is negative, given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Tokens.
+    pub tokens: i64,
+    /// Requests.
+    pub requests: i64,
+    /// Millionths of the currency.
+    pub micros: i64,
+}
+
+/// Spending of one day, by what it was for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spending {
     /// Days since 1970-01-01.
     pub day: i64,
     /// Spent on live work.
-    pub live: Amount,
+    pub live: Spent,
     /// Spent on back-fill.
-    pub backfill: Amount,
+    pub backfill: Spent,
 }
 
 /// The state of a limit, for people and programs.
@@ -89,12 +101,25 @@ pub struct Reached {
     pub all: bool,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+struct Buckets {
+    live: Amount,
+    backfill: Amount,
+}
+
 /// Limits, and what was spent of them.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     limits: [(Kind, Option<u64>); 3],
     live_share: f64,
-    spent: Snapshot,
+    /// The day that the three below are of.
+    day: i64,
+    /// Spent here.
+    own: Buckets,
+    /// Of `own`, what is written down where others see it.
+    written: Buckets,
+    /// Spent by other processes, and by this one before its start.
+    others: Buckets,
     /// Live work was refused today.
     refused: bool,
     warned: Vec<Reached>,
@@ -134,6 +159,24 @@ impl Amount {
             micros: self.micros.saturating_sub(other.micros),
         }
     }
+
+    /// What came to `earlier` since.
+    fn since(self, earlier: Self) -> Spent {
+        let change = |now: u64, then: u64| now.cast_signed().saturating_sub(then.cast_signed());
+        Spent {
+            tokens: change(self.tokens, earlier.tokens),
+            requests: change(self.requests, earlier.requests),
+            micros: change(self.micros, earlier.micros),
+        }
+    }
+
+    fn and(self, change: Spent) -> Self {
+        Self {
+            tokens: self.tokens.saturating_add_signed(change.tokens),
+            requests: self.requests.saturating_add_signed(change.requests),
+            micros: self.micros.saturating_add_signed(change.micros),
+        }
+    }
 }
 
 /// What `tokens` cost, in millionths of the currency, rounded up: a price per
@@ -164,24 +207,34 @@ impl Ledger {
                 (Kind::Money, money),
             ],
             live_share: settings.live_share,
-            spent: Snapshot::default(),
+            day: 0,
+            own: Buckets::default(),
+            written: Buckets::default(),
+            others: Buckets::default(),
             refused: false,
             warned: Vec::new(),
         }
     }
 
-    /// Goes on from what was kept; a snapshot of another day is worth nothing.
-    pub fn restore(&mut self, snapshot: Snapshot, now_ms: i64) {
+    /// What was spent here and is not written down yet.
+    pub fn unwritten(&mut self, now_ms: i64) -> Spending {
         self.turn(now_ms);
-        if snapshot.day == self.spent.day {
-            self.spent.live = self.spent.live.plus(snapshot.live);
-            self.spent.backfill = self.spent.backfill.plus(snapshot.backfill);
+        Spending {
+            day: self.day,
+            live: self.own.live.since(self.written.live),
+            backfill: self.own.backfill.since(self.written.backfill),
         }
     }
 
-    /// What to keep.
-    pub fn snapshot(&self) -> Snapshot {
-        self.spent
+    /// `added` is written down, and `total` is what everybody has written.
+    pub fn written(&mut self, added: &Spending, total: &Spending) {
+        if added.day == self.day && total.day == self.day {
+            self.written.live = self.written.live.and(added.live);
+            self.written.backfill = self.written.backfill.and(added.backfill);
+            let nothing = Amount::default();
+            self.others.live = nothing.and(total.live).minus(self.written.live);
+            self.others.backfill = nothing.and(total.backfill).minus(self.written.backfill);
+        }
     }
 
     /// How many tokens a request may have at this price: 0 if none may go.
@@ -212,7 +265,7 @@ impl Ledger {
             return Err(self.reset_at());
         }
         *self.bucket(work) = self.bucket(work).plus(amount);
-        Ok(Reservation { day: self.spent.day, work, amount })
+        Ok(Reservation { day: self.day, work, amount })
     }
 
     /// Work was refused because too little is left.
@@ -224,7 +277,7 @@ impl Ledger {
     /// What a request really took. One of yesterday counts for yesterday.
     pub fn settle(&mut self, reservation: Reservation, used: Amount, now_ms: i64) {
         self.turn(now_ms);
-        if reservation.day == self.spent.day {
+        if reservation.day == self.day {
             let bucket = self.bucket(reservation.work);
             *bucket = bucket.minus(reservation.amount).plus(used);
         }
@@ -292,12 +345,15 @@ impl Ledger {
     }
 
     fn is_today(&self, now_ms: i64) -> bool {
-        self.spent.day >= now_ms.div_euclid(DAY_MS)
+        self.day >= now_ms.div_euclid(DAY_MS)
     }
 
     fn spent(&self, kind: Kind, now_ms: i64) -> u64 {
-        let today = if self.is_today(now_ms) { self.spent } else { Snapshot::default() };
-        today.live.plus(today.backfill).of(kind)
+        if !self.is_today(now_ms) {
+            return 0;
+        }
+        let all = self.own.live.plus(self.own.backfill).plus(self.others.live).plus(self.others.backfill);
+        all.of(kind)
     }
 
     /// What is left for this work; `None`: no limit.
@@ -310,26 +366,28 @@ impl Ledger {
             return Some(left);
         }
         let share = (limit as f64 * (1.0 - self.live_share)) as u64;
-        let taken = if self.is_today(now_ms) { self.spent.backfill.of(kind) } else { 0 };
+        let taken = self.own.backfill.plus(self.others.backfill).of(kind);
+        let taken = if self.is_today(now_ms) { taken } else { 0 };
         Some(left.min(share.saturating_sub(taken)))
     }
 
     fn bucket(&mut self, work: Work) -> &mut Amount {
         match work {
-            Work::Live => &mut self.spent.live,
-            Work::Backfill => &mut self.spent.backfill,
+            Work::Live => &mut self.own.live,
+            Work::Backfill => &mut self.own.backfill,
         }
     }
 
     fn reset_at(&self) -> i64 {
-        (self.spent.day + 1) * DAY_MS
+        (self.day + 1) * DAY_MS
     }
 
     /// A new day, a new ledger. A clock that goes back changes nothing.
     fn turn(&mut self, now_ms: i64) {
         let day = now_ms.div_euclid(DAY_MS);
-        if day > self.spent.day {
-            self.spent = Snapshot { day, ..Snapshot::default() };
+        if day > self.day {
+            self.day = day;
+            (self.own, self.written, self.others) = Default::default();
             self.refused = false;
             self.warned.clear();
         }

@@ -108,21 +108,45 @@ fn warnings_come_once_a_day_at_eighty_and_at_a_hundred_percent() {
     assert_eq!(ledger.warnings(MIDNIGHT), [most, all]);
 }
 
+/// What is written down, as processes of one pipeline share it.
+fn write_down(ledger: &mut Ledger, table: &mut Spending, now_ms: i64) {
+    let added = ledger.unwritten(now_ms);
+    let sum = |a: Spent, b: Spent| Spent {
+        tokens: a.tokens + b.tokens,
+        requests: a.requests + b.requests,
+        micros: a.micros + b.micros,
+    };
+    let before = if table.day == added.day { *table } else { Spending::default() };
+    *table = Spending {
+        day: added.day,
+        live: sum(before.live, added.live),
+        backfill: sum(before.backfill, added.backfill),
+    };
+    ledger.written(&added, table);
+}
+
 #[test]
-fn a_snapshot_carries_the_day_over_a_restart_and_not_into_the_next() {
+fn what_is_written_down_counts_after_a_restart_and_for_others_and_not_the_next_day() {
+    let mut table = Spending::default();
     let mut before = ledger(Some(1_000), None, None);
-    let _ = before.reserve(tokens(600), Work::Live, NOON).unwrap();
+    let held = before.reserve(tokens(600), Work::Live, NOON).unwrap();
     let _ = before.reserve(tokens(100), Work::Backfill, NOON).unwrap();
-    let kept = serde_json::to_string(&before.snapshot()).unwrap();
-    let kept: Snapshot = serde_json::from_str(&kept).unwrap();
-    let mut after = ledger(Some(1_000), None, None);
-    // What the new process spent before it was restored is not forgotten.
-    let _ = after.reserve(tokens(50), Work::Live, NOON).unwrap();
-    after.restore(kept, NOON + 1);
-    assert_eq!(after.state(NOON + 1).remaining, Some(250));
-    assert_eq!(after.room(Work::Backfill, 0.0, NOON + 1), 250);
+    write_down(&mut before, &mut table, NOON);
+    let mut other = ledger(Some(1_000), None, None);
+    // What it spent before it looked is not forgotten.
+    let _ = other.reserve(tokens(50), Work::Live, NOON).unwrap();
+    write_down(&mut other, &mut table, NOON + 1);
+    assert_eq!(other.state(NOON + 1).remaining, Some(250));
+    assert_eq!(other.room(Work::Backfill, 0.0, NOON + 1), 250);
+    // Given back by the one, to be spent by the other.
+    before.settle(held, tokens(200), NOON + 2);
+    write_down(&mut before, &mut table, NOON + 2);
+    assert_eq!(before.state(NOON + 2).remaining, Some(650));
+    write_down(&mut other, &mut table, NOON + 2);
+    write_down(&mut other, &mut table, NOON + 3);
+    assert_eq!(other.state(NOON + 3).remaining, Some(650));
     let mut late = ledger(Some(1_000), None, None);
-    late.restore(kept, MIDNIGHT);
+    write_down(&mut late, &mut table, MIDNIGHT);
     assert_eq!(late.state(MIDNIGHT).remaining, Some(1_000));
 }
 
@@ -164,7 +188,7 @@ proptest! {
             }
             let state = ledger.states(now);
             prop_assert!(state[0].1.current_count <= 1_000 && state[1].1.current_count <= 20);
-            prop_assert!(ledger.snapshot().backfill.tokens <= 800);
+            prop_assert!(ledger.own.backfill.tokens <= 800);
         }
     }
 }

@@ -107,9 +107,10 @@ async fn what_was_spent_is_carried_over_a_restart() {
     let before = remote(&settings);
     before.embed_query("how".into()).await.unwrap();
     before.embed_query("how".into()).await.unwrap();
-    let kept = serde_json::to_string(&before.budget().unwrap().snapshot()).unwrap();
+    let spent = before.budget().unwrap().unwritten();
     let after = remote(&settings);
-    after.budget().unwrap().restore(serde_json::from_str(&kept).unwrap());
+    let nothing = after.budget().unwrap().unwritten();
+    after.budget().unwrap().written(&nothing, &spent);
     after.embed_query("how".into()).await.unwrap();
     assert_eq!(class(&after.embed_query("how".into()).await.unwrap_err()), "quota");
 }

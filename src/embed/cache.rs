@@ -1,0 +1,289 @@
+//! Vectors that were computed before are not computed again.
+//!
+//! A vector depends on its text and its space only, so the key is the SHA-256
+//! of the text, within the space of one embedder. Two tiers: memory, bounded
+//! in bytes, and a [`Shelf`] behind it where vectors outlive the process: the
+//! store, whose rows hold them anyway.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use futures::future::BoxFuture;
+use quick_cache::{Weighter, sync::Cache as Memory};
+use sha2::{Digest, Sha256};
+
+use super::{Budget, EmbedError, Embedder, Partial, Refused, Space, TokenSpans, Work};
+use crate::metrics;
+
+/// Where vectors of one space are kept longer than a process lives.
+pub trait Shelf: Send + Sync {
+    /// The vectors of the texts with these SHA-256 digests; texts that have
+    /// none are left out.
+    fn vectors<'a>(
+        &'a self,
+        digests: &'a [[u8; 32]],
+    ) -> BoxFuture<'a, Result<HashMap<[u8; 32], Vec<f32>>, ShelfError>>;
+}
+
+/// The shelf cannot be reached.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("stored vectors cannot be looked up: {0}")]
+pub struct ShelfError(pub String);
+
+/// An embedder that computes only what is not known yet.
+pub struct Cached {
+    inner: Arc<dyn Embedder>,
+    memory: Option<Memory<Key, Arc<[f32]>, Bytes>>,
+    shelf: Option<Arc<dyn Shelf>>,
+}
+
+/// A query may have another prefix than a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    query: bool,
+    digest: [u8; 32],
+}
+
+impl Key {
+    fn of(text: &str, query: bool) -> Self {
+        Self { query, digest: Sha256::digest(text).into() }
+    }
+}
+
+/// Bytes of an entry, what the cache keeps beside it estimated.
+#[derive(Clone)]
+struct Bytes;
+
+const ENTRY_BYTES: usize = 128;
+
+impl Weighter<Key, Arc<[f32]>> for Bytes {
+    fn weight(&self, _: &Key, vector: &Arc<[f32]>) -> u64 {
+        (size_of_val::<[f32]>(vector) + ENTRY_BYTES) as u64
+    }
+}
+
+impl Cached {
+    /// Keeps vectors of `inner` in at most `memory_bytes` (0: none), and takes
+    /// those that `shelf` has.
+    pub fn new(inner: Arc<dyn Embedder>, memory_bytes: usize, shelf: Option<Arc<dyn Shelf>>) -> Self {
+        let entry = inner.space().dimensions * size_of::<f32>() + ENTRY_BYTES;
+        let memory = (memory_bytes >= entry)
+            .then(|| Memory::with_weighter(memory_bytes / entry, memory_bytes as u64, Bytes));
+        Self { inner, memory, shelf }
+    }
+
+    fn remembered(&self, key: &Key) -> Option<Vec<f32>> {
+        self.memory.as_ref()?.get(key).map(|vector| vector.to_vec())
+    }
+
+    fn remember(&self, key: Key, vector: &[f32]) {
+        if let Some(memory) = &self.memory {
+            memory.insert(key, vector.into());
+        }
+    }
+
+    async fn each(&self, texts: Vec<String>, work: Work) -> Partial {
+        let keys: Vec<Key> = texts.iter().map(|text| Key::of(text, false)).collect();
+        let mut known: HashMap<Key, Vec<f32>> = HashMap::new();
+        // In order of first appearance, each once.
+        let mut wanted: Vec<(Key, usize)> = Vec::new();
+        let mut places: HashMap<Key, Vec<usize>> = HashMap::new();
+        for (index, key) in keys.iter().enumerate() {
+            let places = places.entry(*key).or_default();
+            places.push(index);
+            if places.len() == 1 {
+                match self.remembered(key) {
+                    Some(vector) => drop(known.insert(*key, vector)),
+                    None => wanted.push((*key, index)),
+                }
+            }
+        }
+        metrics::embed_cached("memory", known.len());
+        if let Err(error) = self.look_up(&mut wanted, &mut known).await {
+            let failed = Some(EmbedError::Transient { reason: error.to_string() });
+            return spread(&keys, &known, Partial { failed, ..Partial::default() });
+        }
+        metrics::embed_not_cached(wanted.len());
+        let mut rest = Partial::default();
+        if !wanted.is_empty() {
+            let mut texts: BTreeMap<usize, String> = texts.into_iter().enumerate().collect();
+            let asked = wanted.iter().filter_map(|(_, index)| texts.remove(index)).collect();
+            let partial = self.inner.embed_each(asked, work).await;
+            for ((key, _), vector) in wanted.iter().zip(partial.vectors) {
+                if let Some(vector) = vector {
+                    self.remember(*key, &vector);
+                    known.insert(*key, vector);
+                }
+            }
+            let refused = partial.refused.into_iter().flat_map(|Refused { index, reason }| {
+                let places = wanted.get(index).and_then(|(key, _)| places.get(key));
+                let everywhere = places.into_iter().flatten();
+                everywhere.map(move |index| Refused { index: *index, reason: reason.clone() })
+            });
+            rest.refused = refused.collect();
+            rest.failed = partial.failed;
+        }
+        spread(&keys, &known, rest)
+    }
+
+    /// Moves what the shelf has from `wanted` to `known`.
+    async fn look_up(
+        &self,
+        wanted: &mut Vec<(Key, usize)>,
+        known: &mut HashMap<Key, Vec<f32>>,
+    ) -> Result<(), ShelfError> {
+        let Some(shelf) = self.shelf.as_ref().filter(|_| !wanted.is_empty()) else { return Ok(()) };
+        let digests: Vec<[u8; 32]> = wanted.iter().map(|(key, _)| key.digest).collect();
+        let found = shelf.vectors(&digests).await?;
+        metrics::embed_cached("store", found.len());
+        wanted.retain(|(key, _)| !found.contains_key(&key.digest));
+        for (digest, vector) in found {
+            let key = Key { query: false, digest };
+            self.remember(key, &vector);
+            known.insert(key, vector);
+        }
+        Ok(())
+    }
+}
+
+/// The vector of each text where there is one, with what else came of them.
+fn spread(keys: &[Key], known: &HashMap<Key, Vec<f32>>, rest: Partial) -> Partial {
+    Partial { vectors: keys.iter().map(|key| known.get(key).cloned()).collect(), ..rest }
+}
+
+impl Embedder for Cached {
+    fn space(&self) -> &Space {
+        self.inner.space()
+    }
+
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
+        Box::pin(async move { self.each(texts, Work::Live).await.all() })
+    }
+
+    fn embed_each(&self, texts: Vec<String>, work: Work) -> BoxFuture<'_, Partial> {
+        Box::pin(self.each(texts, work))
+    }
+
+    fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vec<f32>, EmbedError>> {
+        Box::pin(async move {
+            let key = Key::of(&text, true);
+            if let Some(vector) = self.remembered(&key) {
+                metrics::embed_cached("memory", 1);
+                return Ok(vector);
+            }
+            metrics::embed_not_cached(1);
+            let vector = self.inner.embed_query(text).await?;
+            self.remember(key, &vector);
+            Ok(vector)
+        })
+    }
+
+    fn tokens(&self) -> Arc<dyn TokenSpans> {
+        self.inner.tokens()
+    }
+
+    fn budget(&self) -> Option<&Arc<Budget>> {
+        self.inner.budget()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::{
+        super::{Hashing, testing::block_on},
+        *,
+    };
+
+    /// Notes what it is asked for; refuses `bad`, and fails after `most`.
+    struct Noting {
+        like: Hashing,
+        asked: Mutex<Vec<String>>,
+        most: usize,
+    }
+
+    impl Embedder for Noting {
+        fn space(&self) -> &Space {
+            self.like.space()
+        }
+
+        fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
+            self.asked.lock().unwrap().extend(texts.iter().cloned());
+            self.like.embed(texts)
+        }
+
+        fn embed_each(&self, texts: Vec<String>, _: Work) -> BoxFuture<'_, Partial> {
+            Box::pin(async move {
+                let mut partial = Partial::default();
+                for (index, text) in texts.into_iter().enumerate() {
+                    if self.asked.lock().unwrap().len() == self.most {
+                        partial.failed = Some(EmbedError::Transient { reason: "enough".into() });
+                        partial.vectors.push(None);
+                    } else if text.starts_with("bad") {
+                        partial.refused.push(Refused { index, reason: "bad".into() });
+                        partial.vectors.push(None);
+                    } else {
+                        partial.vectors.extend(self.embed(vec![text]).await.unwrap().into_iter().map(Some));
+                    }
+                }
+                partial
+            })
+        }
+
+        fn tokens(&self) -> Arc<dyn TokenSpans> {
+            self.like.tokens()
+        }
+    }
+
+    fn cached(most: usize, memory: usize) -> (Arc<Noting>, Cached) {
+        let noting = Arc::new(Noting { like: Hashing::default(), asked: Mutex::default(), most });
+        (noting.clone(), Cached::new(noting, memory, None))
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_text_is_asked_for_once_however_often_it_comes() {
+        let (noting, cached) = cached(usize::MAX, 1 << 20);
+        let first = block_on(cached.embed(texts(&["a", "b", "a"]))).unwrap();
+        let second = block_on(cached.embed(texts(&["b", "a", "c"]))).unwrap();
+        assert_eq!(*noting.asked.lock().unwrap(), ["a", "b", "c"]);
+        assert_eq!((&first[0], &first[0], &first[1]), (&first[2], &second[1], &second[0]));
+        assert_eq!(second, block_on(Hashing::default().embed(texts(&["b", "a", "c"]))).unwrap());
+    }
+
+    #[test]
+    fn a_refusal_is_told_of_every_place_and_what_failed_is_asked_for_again() {
+        let (noting, cached) = cached(2, 1 << 20);
+        let partial = block_on(cached.embed_each(texts(&["a", "bad", "b", "bad", "c"]), Work::Live));
+        let refused: Vec<usize> = partial.refused.iter().map(|refused| refused.index).collect();
+        assert_eq!(refused, [1, 3]);
+        let there: Vec<bool> = partial.vectors.iter().map(Option::is_some).collect();
+        assert_eq!(there, [true, false, true, false, false]);
+        assert!(partial.failed.is_some());
+        noting.asked.lock().unwrap().clear();
+        block_on(cached.embed(texts(&["a", "b", "c"]))).unwrap();
+        assert_eq!(*noting.asked.lock().unwrap(), ["c"]);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_a_query_is_not_taken_for_a_text() {
+        let entry = Hashing::default().space().dimensions * 4 + ENTRY_BYTES;
+        let (noting, cached) = cached(usize::MAX, 20 * entry);
+        for n in (0..40).cycle().take(120) {
+            block_on(cached.embed(vec![format!("text {n}")])).unwrap();
+        }
+        assert!(noting.asked.lock().unwrap().len() >= 40 + 2 * 20);
+        assert!(cached.memory.as_ref().unwrap().len() <= 20);
+        noting.asked.lock().unwrap().clear();
+        block_on(cached.embed(texts(&["same"]))).unwrap();
+        block_on(cached.embed_query("same".into())).unwrap();
+        block_on(cached.embed_query("same".into())).unwrap();
+        assert_eq!(*noting.asked.lock().unwrap(), ["same", "same"]);
+    }
+}

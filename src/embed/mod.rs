@@ -30,7 +30,7 @@ pub use self::{
     hashing::Hashing,
     local::LocalModel,
     model::{ModelDescription, ModelError},
-    remote::{Budget, QuotaSnapshot, QuotaState, Remote},
+    remote::{Budget, EndpointState, QuotaSnapshot, QuotaState, Remote},
     settings::{ElementChoice, Provider, Settings},
 };
 
@@ -244,6 +244,11 @@ pub trait Embedder: Send + Sync {
     /// What this embedder may spend; `None` if it costs nothing.
     fn budget(&self) -> Option<&Arc<Budget>> {
         None
+    }
+
+    /// The state of each service that this embedder asks; none if it asks none.
+    fn endpoints(&self) -> Vec<EndpointState> {
+        Vec::new()
     }
 }
 

@@ -96,7 +96,7 @@ async fn an_endpoint_that_never_answers_is_soon_asked_last() {
 }
 
 #[tokio::test]
-async fn a_second_endpoint_that_was_not_asked_for_a_while_is_not_taken_for_a_fast_one() {
+async fn beside_a_slow_endpoint_the_next_is_tried_once_and_no_more_if_it_is_no_faster() {
     let later = |seen: &Seen| Reply::Later(Duration::from_millis(450), Box::new(Reply::good(seen)));
     let (first, second) = (Server::start(later).await, Server::start(later).await);
     let remote = pair(&first, &second, "");

@@ -213,3 +213,18 @@ impl Outlook {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_compared_with_the_fastest_of_the_others() {
+        let pace = |millis| Some(Duration::from_millis(millis));
+        let paces = [pace(100), pace(900), pace(400)];
+        let compared = [0, 1, 2].map(|index| fastest_but(index, &paces).as_millis());
+        assert_eq!(compared, [400, 100, 100]);
+        assert_eq!(fastest_but(0, &[pace(100), None]), Duration::ZERO, "not asked yet");
+        assert_eq!(fastest_but(0, &[pace(100)]), Duration::ZERO);
+    }
+}

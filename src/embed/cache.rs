@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use quick_cache::{Weighter, sync::Cache as Memory};
 use sha2::{Digest, Sha256};
 
-use super::{Budget, EmbedError, Embedder, Partial, Refused, Space, TokenSpans, Work};
+use super::{Budget, EmbedError, Embedder, EndpointState, Partial, Refused, Space, TokenSpans, Work};
 use crate::metrics;
 
 /// Where vectors of one space are kept longer than a process lives.
@@ -186,6 +186,10 @@ impl Embedder for Cached {
 
     fn budget(&self) -> Option<&Arc<Budget>> {
         self.inner.budget()
+    }
+
+    fn endpoints(&self) -> Vec<EndpointState> {
+        self.inner.endpoints()
     }
 }
 

@@ -33,7 +33,7 @@ pub use self::{
     hashing::Hashing,
     local::LocalModel,
     model::{ModelDescription, ModelError},
-    remote::{Budget, QuotaKind, QuotaState, Remote, Spending, Spent},
+    remote::{Budget, EndpointState, QuotaKind, QuotaState, Remote, Spending, Spent},
     settings::{ElementChoice, Provider, Settings},
 };
 
@@ -260,6 +260,11 @@ pub trait Embedder: Send + Sync {
     /// What this embedder may spend; `None` if it costs nothing.
     fn budget(&self) -> Option<&Arc<Budget>> {
         None
+    }
+
+    /// The state of each service that this embedder asks; none if it asks none.
+    fn endpoints(&self) -> Vec<EndpointState> {
+        Vec::new()
     }
 }
 

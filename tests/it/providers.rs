@@ -28,7 +28,8 @@ use crate::{
 
 const KEY: &str = "sk-of-the-test-0123456789";
 
-/// A service that refuses texts with `poison` in them, at an address.
+/// A service that refuses texts with `poison` in them and fails at those with
+/// `venom`, at an address.
 struct Service {
     url: String,
     /// Texts that were answered with vectors.
@@ -78,7 +79,10 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, served: Arc<Mutex<Vec<S
         stream.read_exact(&mut body).await.unwrap();
         let request: Value = serde_json::from_slice(&body).unwrap();
         let texts: Vec<String> = serde_json::from_value(request["input"].clone()).unwrap();
-        let (status, answer) = if texts.iter().any(|text| text.contains("poison")) {
+        let any = |word: &str| texts.iter().any(|text| text.contains(word));
+        let (status, answer) = if any("venom") {
+            (500, json!({"error": {"message": "worker died"}}))
+        } else if any("poison") {
             (400, json!({"error": {"message": "unacceptable", "type": "invalid_request_error"}}))
         } else {
             served.lock().unwrap().extend(texts.iter().cloned());
@@ -114,7 +118,11 @@ fn site(service: &Service, authorities: &Path) -> Site {
 
 fn records(from: usize, to: usize) -> String {
     let line = |n: usize| {
-        let what = if n == 17 { "poison" } else { "water" };
+        let what = match n {
+            17 => "poison",
+            23 => "venom",
+            _ => "water",
+        };
         format!(
             "{}\n",
             json!({"id": n.to_string(), "tenant": "default", "text": format!("record {n} is about {what}")})
@@ -124,7 +132,7 @@ fn records(from: usize, to: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn records_get_vectors_over_tls_and_the_one_refused_is_a_dead_letter_with_its_reason() {
+async fn records_get_vectors_over_tls_and_those_refused_are_dead_letters_with_their_reasons() {
     let folder = tempfile::tempdir().unwrap();
     let Some((authority, cert, key)) = tools::issued_certificate(folder.path()) else { return };
     let service = Service::start(&cert, &key).await;
@@ -133,18 +141,20 @@ async fn records_get_vectors_over_tls_and_the_one_refused_is_a_dead_letter_with_
     let (status, reply) = daemon.post("/v1/ingest", "application/x-ndjson", records(0, 40)).await;
     assert_eq!(status, 200, "{reply}");
     let status = daemon.derived(40).await;
-    assert_eq!((&status["derived"]["indexed"], &status["derived"]["dead_lettered"]), (&json!(39), &json!(1)));
+    assert_eq!((&status["derived"]["indexed"], &status["derived"]["dead_lettered"]), (&json!(38), &json!(2)));
     let hits = daemon.search(json!({"tenant": "default", "query": "water", "mode": "vector"})).await;
     assert!(!hits.is_empty());
     let letters = site.store().await.dead_letters(None, 0, 10).await.unwrap();
-    assert_eq!(letters.len(), 1);
-    assert!(format!("{letters:?}").contains("HTTP 400: unacceptable"), "{letters:?}");
+    assert_eq!(letters.len(), 2);
+    for reason in ["HTTP 400: unacceptable", "HTTP 500: worker died"] {
+        assert!(format!("{letters:?}").contains(reason), "{letters:?}");
+    }
     let mut served = service.served.lock().unwrap().clone();
     served.retain(|text| text.starts_with("record"));
     let count = served.len();
     served.sort();
     served.dedup();
-    assert_eq!((count, served.len()), (39, 39), "each was paid for once");
+    assert_eq!((count, served.len()), (38, 38), "each was paid for once");
     let (_, metrics) = daemon.get("/metrics").await;
     assert!(metrics.contains("embed_requests_total{endpoint=\"only\",outcome=\"answered\"}"), "{metrics}");
     assert!(metrics.contains("embed_circuit_state{endpoint=\"only\"} 0"), "{metrics}");

@@ -1,6 +1,8 @@
 //! What comes back, and whether it may be believed.
 //!
 //! Vectors are put in the order of their `index`; every text has exactly one.
+//! Some services leave the index out where it is 0, or everywhere: that is
+//! understood wherever it can mean one thing only.
 //! A vector of another length than the space's means another model, and so a
 //! wrong configuration. One that is missing, zero or not finite is bad by
 //! itself: the others of its answer are good and paid for.
@@ -57,10 +59,7 @@ pub fn read(api: Api, body: &[u8], texts: usize, wanted: Wanted) -> Result<Answe
         Api::Tei => (json::<Vec<Numbers>>(body)?.into_iter().map(|numbers| numbers.0).collect(), None),
     };
     if vectors.len() != texts {
-        return Err(Fault::transient(format!(
-            "it answered with {} vectors for {texts} texts",
-            vectors.len()
-        )));
+        return Err(another_number(vectors.len(), texts));
     }
     let vectors = vectors.into_iter().map(|vector| checked(vector, wanted)).collect::<Result<_, _>>()?;
     Ok(Answer { vectors, tokens })
@@ -172,23 +171,40 @@ fn without_nan(body: &[u8]) -> Option<Vec<u8>> {
     changed.then_some(plain)
 }
 
-/// Each vector in the place that its index says.
+/// Each vector in the place that its index says. One without an index has the
+/// place that is left; several have those they stand in, if the others do too.
 fn in_order(items: Vec<Item>, texts: usize) -> Result<Vec<Vec<f32>>, Fault> {
     if items.len() != texts {
-        return Err(Fault::transient(format!("it answered with {} vectors for {texts} texts", items.len())));
+        return Err(another_number(items.len(), texts));
+    }
+    let malformed = |reason: String| Err(Fault::Malformed { reason });
+    let by_position = |(position, item): (usize, &Item)| item.index.is_none_or(|index| index == position);
+    if items.iter().enumerate().all(by_position) {
+        return Ok(items.into_iter().map(|item| item.embedding.0).collect());
     }
     let mut vectors: Vec<Option<Vec<f32>>> = vec![None; texts];
+    let mut left = None;
     for item in items {
-        let index = item.index.ok_or_else(|| Fault::transient("a vector of its answer has no index"))?;
-        let place = vectors.get_mut(index);
-        let place =
-            place.ok_or_else(|| Fault::transient(format!("its answer has an index {index} of {texts}")))?;
+        let Some(index) = item.index else {
+            if left.replace(item.embedding.0).is_some() {
+                return malformed("several vectors of its answer have no index".to_owned());
+            }
+            continue;
+        };
+        let Some(place) = vectors.get_mut(index) else {
+            return malformed(format!("its answer has an index {index} of {texts}"));
+        };
         if place.replace(item.embedding.0).is_some() {
-            return Err(Fault::transient(format!("its answer has the index {index} twice")));
+            return malformed(format!("its answer has the index {index} twice"));
         }
     }
-    // As many as there are places, and none twice: all are taken.
-    Ok(vectors.into_iter().flatten().collect())
+    // As many as there are places, and none twice: all are taken but that of
+    // the one without an index.
+    Ok(vectors.into_iter().filter_map(|vector| vector.or_else(|| left.take())).collect())
+}
+
+fn another_number(vectors: usize, texts: usize) -> Fault {
+    Fault::Malformed { reason: format!("it answered with {vectors} vectors for {texts} texts") }
 }
 
 /// The vector as it is stored, or what is wrong with it; an error if it is of
@@ -256,11 +272,40 @@ mod tests {
             r#"{"data": [{"index": 0, "embedding": [1, 0]}]}"#,
             r#"{"data": [{"index": 0, "embedding": [1, 0]}, {"index": 0, "embedding": [1, 0]}]}"#,
             r#"{"data": [{"index": 0, "embedding": [1, 0]}, {"index": 2, "embedding": [1, 0]}]}"#,
-            r#"{"data": [{"index": 0, "embedding": [1, 0]}, {"embedding": [1, 0]}]}"#,
         ] {
-            assert_eq!(class(body), "transient", "{body}");
+            assert!(matches!(openai(body, 2), Err(Fault::Malformed { .. })), "{body}");
         }
-        assert_eq!(read(Api::Tei, b"[[1, 0]]", 2, WANTED).unwrap_err().class(), "transient");
+        assert!(matches!(read(Api::Tei, b"[[1, 0]]", 2, WANTED), Err(Fault::Malformed { .. })));
+    }
+
+    /// The vector of the text with number n is `[n, 1]`, before its length is 1.
+    fn with_indexes(indexes: [Option<usize>; 3], texts: [u64; 3]) -> Result<Answer, Fault> {
+        let data: Vec<_> = (indexes.iter().zip(texts))
+            .map(|(index, text)| match index {
+                Some(index) => serde_json::json!({"index": index, "embedding": [text, 1]}),
+                None => serde_json::json!({"embedding": [text, 1]}),
+            })
+            .collect();
+        let body = serde_json::json!({ "data": data }).to_string();
+        read(Api::Openai, body.as_bytes(), 3, Wanted { normalised: false, ..WANTED })
+    }
+
+    #[test]
+    fn an_index_that_is_left_out_is_understood_where_it_can_be_one_only() {
+        let in_order = [0.0, 1.0, 2.0].map(|n| Ok(vec![n, 1.0]));
+        for (indexes, texts) in [
+            ([None, None, None], [0, 1, 2]),
+            ([None, Some(1), Some(2)], [0, 1, 2]),
+            ([Some(2), Some(1), None], [2, 1, 0]),
+            ([None, Some(1), None], [0, 1, 2]),
+        ] {
+            let answer = with_indexes(indexes, texts).unwrap();
+            assert_eq!(answer.vectors, in_order, "{indexes:?}");
+        }
+        for indexes in [[None, None, Some(1)], [None, Some(2), Some(2)], [None, Some(3), Some(0)]] {
+            let read = with_indexes(indexes, [0, 1, 2]);
+            assert!(matches!(read, Err(Fault::Malformed { .. })), "{indexes:?}: {read:?}");
+        }
     }
 
     #[test]

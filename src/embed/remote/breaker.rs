@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::state::Circuit;
+
 /// Failures in a row that open the circuit.
 const FAILURES: u32 = 3;
 /// For how long it stays open at first; doubled each time the probe fails ...
@@ -85,6 +87,15 @@ impl Breaker {
         }
     }
 
+    /// Whether one more failure opens it.
+    pub fn is_last_straw(&self, probe: bool) -> bool {
+        match self.state {
+            State::Closed(failures) => failures + 1 >= FAILURES,
+            State::HalfOpen => probe,
+            State::Open(_) => false,
+        }
+    }
+
     fn open(&mut self, now: Instant, random: f64) {
         let span =
             OPEN.saturating_mul(1_u32.checked_shl(self.openings).unwrap_or(u32::MAX)).min(LONGEST_OPEN);
@@ -107,12 +118,12 @@ impl Breaker {
         }
     }
 
-    /// 0 closed, 1 half open, 2 open.
-    pub fn number(&self) -> u8 {
+    /// What can be seen of it, and until when it is open.
+    pub fn circuit(&self) -> (Circuit, Option<Instant>) {
         match self.state {
-            State::Closed(_) => 0,
-            State::HalfOpen => 1,
-            State::Open(_) => 2,
+            State::Closed(_) => (Circuit::Closed, None),
+            State::HalfOpen => (Circuit::HalfOpen, None),
+            State::Open(until) => (Circuit::Open, Some(until)),
         }
     }
 }
@@ -143,6 +154,19 @@ mod tests {
             breaker.succeeded(false);
         }
         assert_eq!(breaker.permission(now), Permission::Go);
+    }
+
+    #[test]
+    fn it_is_known_beforehand_which_failure_opens_it() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        for last in [false, false, true] {
+            assert_eq!(breaker.is_last_straw(false), last);
+            breaker.failed(false, now, 0.0);
+        }
+        assert_eq!(breaker.circuit(), (Circuit::Open, Some(now + OPEN)));
+        breaker.begin(Permission::Probe);
+        assert!(breaker.is_last_straw(true) && !breaker.is_last_straw(false));
     }
 
     #[test]

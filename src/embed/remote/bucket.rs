@@ -71,6 +71,11 @@ impl Bucket {
         self.paused_until = self.paused_until.max(Some(until));
     }
 
+    /// Until when nothing goes, if that is not over.
+    pub fn paused_until(&self, now: Instant) -> Option<Instant> {
+        self.paused_until.filter(|until| *until > now)
+    }
+
     /// Tokens that may go at once, if they are limited: a request of more
     /// leaves a debt that everything after it waits for.
     pub fn tokens_at_once(&self) -> Option<f64> {

@@ -16,6 +16,7 @@ use super::{
     place::Place,
     quota::Amount,
     settings::Endpoint as Settings,
+    state::EndpointState,
 };
 use crate::{
     clock::Clock,
@@ -45,6 +46,9 @@ pub struct Policy {
     pub grace: Duration,
     /// How long an endpoint that has worked is believed to work.
     pub trust: Duration,
+    /// What is configured wrongly is tried again after this: it may be put
+    /// right on the other side.
+    pub misconfigured: Duration,
 }
 
 impl Default for Policy {
@@ -58,6 +62,7 @@ impl Default for Policy {
             second_opinion: Duration::from_millis(700),
             grace: Duration::from_secs(1),
             trust: Duration::from_secs(60),
+            misconfigured: Duration::from_secs(60),
         }
     }
 }
@@ -92,6 +97,8 @@ pub struct Wish<'a> {
     pub avoid: Option<(usize, Instant)>,
     /// An endpoint that is not asked at all.
     pub never: Option<usize>,
+    /// Whether what was learned of sizes is to be put to the test.
+    pub whole: bool,
     /// Nothing else of the call is under way, so a refusal is the last word.
     pub last: bool,
 }
@@ -106,7 +113,9 @@ impl Chain {
         (clock, random, policy): (Clock, Random, Policy),
     ) -> Result<Self, (String, ClientError)> {
         let endpoint = |one: &Settings| {
-            Endpoint::new(one, model, wanted).map(Arc::new).map_err(|error| (one.name.clone(), error))
+            Endpoint::new(one, model, wanted, policy.misconfigured)
+                .map(Arc::new)
+                .map_err(|error| (one.name.clone(), error))
         };
         let endpoints = settings.iter().map(endpoint).collect::<Result<_, _>>()?;
         Ok(Self { endpoints, budget, changed: Notify::new(), clock, random, policy })
@@ -118,6 +127,12 @@ impl Chain {
         self.changed.notified()
     }
 
+    /// The state of each.
+    pub fn states(&self) -> Vec<EndpointState> {
+        let (now, now_ms) = (Instant::now(), (self.clock)());
+        self.endpoints.iter().map(|endpoint| endpoint.state(now, now_ms)).collect()
+    }
+
     pub fn draw(&self) -> f64 {
         (self.random)()
     }
@@ -125,8 +140,10 @@ impl Chain {
     /// Takes a place for as many of the texts as one request holds, from the
     /// first on; how many that are.
     pub fn place(&self, wish: Wish<'_>) -> Result<(Place<'_>, usize), Blocked> {
-        let Wish { texts, asking, avoid, never, last } = wish;
+        let Wish { texts, asking, avoid, never, whole, last } = wish;
         let now = Instant::now();
+        let paces: Vec<Option<Duration>> =
+            self.endpoints.iter().map(|endpoint| endpoint.gate().pace()).collect();
         let mut counts = vec![0; self.endpoints.len()];
         let mut spent = false;
         let mut outlooks = Vec::with_capacity(self.endpoints.len());
@@ -134,7 +151,7 @@ impl Chain {
         {
             let room = self.budget.room(asking.work, endpoint.price);
             let gate = endpoint.gate();
-            let count = gate.limits(room).fit(texts.iter().copied());
+            let count = gate.limits(room, whole).fit(texts.iter().copied());
             if let Some(known) = counts.get_mut(index) {
                 *known = count;
             }
@@ -144,7 +161,7 @@ impl Chain {
                 let (error, wait) = self.budget.spent();
                 Outlook::Closed { until: Some(now + wait), error }
             } else {
-                gate.outlook(tokens, asking.query, now)
+                gate.outlook(tokens, asking.query, fastest_but(index, &paces), now)
             };
             outlooks.push((index, outlook.not_before(avoid.filter(|(avoided, _)| *avoided == index), now)));
         }
@@ -164,7 +181,7 @@ impl Chain {
         let (reservation, flight) = {
             let mut gate = endpoint.gate();
             // Another call may have taken the last place since it was looked at.
-            if !matches!(gate.outlook(tokens, asking.query, now), Outlook::Now { .. }) {
+            if !matches!(gate.outlook(tokens, asking.query, Duration::ZERO, now), Outlook::Now { .. }) {
                 return Err(Blocked::Until(Some(now)));
             }
             let reservation = self.budget.reserve(amount, asking.work).map_err(Blocked::Failed)?;
@@ -174,6 +191,13 @@ impl Chain {
         let (flight, reservation) = (Some(flight), Some(reservation));
         Ok(Place { chain: self, index, endpoint, flight, reservation, tokens })
     }
+}
+
+/// The pace of the fastest endpoint but that one; one that has not been asked
+/// yet may be as fast as any.
+fn fastest_but(index: usize, paces: &[Option<Duration>]) -> Duration {
+    let others = paces.iter().enumerate().filter(|(other, _)| *other != index);
+    others.map(|(_, pace)| pace.unwrap_or_default()).min().unwrap_or_default()
 }
 
 fn tokens_of(texts: &[(u64, usize)], count: usize) -> u64 {
@@ -187,5 +211,20 @@ impl Outlook {
             (Self::Now { expected }, Some((_, at))) if at > now => Self::Later { at, expected },
             (other, _) => other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_compared_with_the_fastest_of_the_others() {
+        let pace = |millis| Some(Duration::from_millis(millis));
+        let paces = [pace(100), pace(900), pace(400)];
+        let compared = [0, 1, 2].map(|index| fastest_but(index, &paces).as_millis());
+        assert_eq!(compared, [400, 100, 100]);
+        assert_eq!(fastest_but(0, &[pace(100), None]), Duration::ZERO, "not asked yet");
+        assert_eq!(fastest_but(0, &[pace(100)]), Duration::ZERO);
     }
 }

@@ -32,10 +32,19 @@ pub enum Fault {
     Quota { retry_after: Option<Duration>, reason: String },
     /// The request is over a limit: its parts may pass.
     TooLarge { of: Option<Size>, reason: String },
+    /// One of the texts is longer than the model takes, it is not known which.
+    TooLong { reason: String },
     /// One of the texts is refused, it is not known which.
     Input { reason: String },
+    /// The service says that it failed: in passing, or at one of the texts
+    /// and so each time.
+    ServerError { reason: String },
+    /// The same, of a service that has embedded another text since.
+    Poison { reason: String },
     /// Trying again may help.
     Transient { retry_after: Option<Duration>, reason: String },
+    /// An answer that does not belong to the request: in passing, or always.
+    Malformed { reason: String },
     /// Nothing will help but a change of configuration, here or there.
     Configuration { reason: String },
 }
@@ -59,8 +68,8 @@ impl Fault {
             Self::Rate { .. } => "rate",
             Self::Quota { .. } => "quota",
             Self::TooLarge { .. } => "too_large",
-            Self::Input { .. } => "input",
-            Self::Transient { .. } => "transient",
+            Self::Input { .. } | Self::TooLong { .. } | Self::Poison { .. } => "input",
+            Self::Transient { .. } | Self::ServerError { .. } | Self::Malformed { .. } => "transient",
             Self::Configuration { .. } => "configuration",
         }
     }
@@ -71,8 +80,12 @@ impl Fault {
             Self::Rate { reason, .. }
             | Self::Quota { reason, .. }
             | Self::TooLarge { reason, .. }
+            | Self::TooLong { reason }
             | Self::Input { reason }
+            | Self::ServerError { reason }
+            | Self::Poison { reason }
             | Self::Transient { reason, .. }
+            | Self::Malformed { reason }
             | Self::Configuration { reason } => reason,
         }
     }
@@ -83,8 +96,12 @@ impl Fault {
             Self::Rate { reason, .. }
             | Self::Quota { reason, .. }
             | Self::TooLarge { reason, .. }
+            | Self::TooLong { reason }
             | Self::Input { reason }
+            | Self::ServerError { reason }
+            | Self::Poison { reason }
             | Self::Transient { reason, .. }
+            | Self::Malformed { reason }
             | Self::Configuration { reason } => reason,
         }
     }
@@ -101,12 +118,16 @@ pub fn classify(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Faul
         // OpenAI's word for a request that no minute's rate will ever hold.
         429 if said.is_over_the_rate() => Fault::TooLarge { of: Some(Size::Tokens), reason },
         429 => Fault::Rate { retry_after, reason },
+        // llama.cpp says it with 500.
+        400 | 413 | 422 | 500 if said.is_too_long() => Fault::TooLong { reason },
         413 => Fault::TooLarge { of: said.size(), reason },
         400 | 422 if said.is_too_large() => Fault::TooLarge { of: said.size(), reason },
         400 | 422 => Fault::Input { reason },
         // Some services repeat the key in what they say of it.
         401 => Fault::Configuration { reason: "HTTP 401: the key is missing or not accepted".to_owned() },
-        // 424 is text-embeddings-inference's word for a failed inference.
+        // Who says when to come again means himself, and no text. 424 is
+        // text-embeddings-inference's word for a failed inference.
+        424 | 500..=599 if retry_after.is_none() => Fault::ServerError { reason },
         408 | 409 | 424 | 425 | 500..=599 => Fault::Transient { retry_after, reason },
         300..=499 => Fault::Configuration { reason },
         _ => Fault::Transient { retry_after, reason },
@@ -162,6 +183,24 @@ impl Said {
             || ["batch size", "per submitted batch", "tokens per request", "batch is too large"]
                 .iter()
                 .any(|words| message.contains(words))
+    }
+
+    /// In the words of OpenAI and vLLM, Gemini, Mistral,
+    /// text-embeddings-inference, llama.cpp and Ollama.
+    fn is_too_long(&self) -> bool {
+        let message = self.message.to_lowercase();
+        [
+            "context length",
+            "context size",
+            "exceeds the maximum number of tokens",
+            "exceeding max",
+            "must have less than",
+            "input is too large",
+            "input is too long",
+            "maximum sequence length",
+        ]
+        .iter()
+        .any(|words| message.contains(words))
     }
 
     fn is_over_the_rate(&self) -> bool {
@@ -238,8 +277,31 @@ mod tests {
         assert_eq!(size(422, tei), Some(Size::Inputs));
         let rate = r#"{"error": {"message": "Request too large for m in organization o on tokens per min (TPM): Limit 30000, Requested 36278. The input or output tokens must be reduced in order to run successfully.", "type": "tokens", "code": "rate_limit_exceeded"}}"#;
         assert_eq!(size(429, rate), Some(Size::Tokens));
-        let long = r#"{"error": {"message": "This model's maximum context length is 8192 tokens, however you requested 9000 tokens", "type": "invalid_request_error", "code": null}}"#;
-        assert_eq!(class(400, long), "input");
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_told_from_one_that_is_refused() {
+        for (status, message) in [
+            (400, "This model's maximum context length is 8192 tokens, however you requested 9000 tokens"),
+            (400, "Input id 0 has 9000 tokens, exceeding max 8192 tokens."),
+            (413, "`inputs` must have less than 512 tokens. Given: 600"),
+            (500, "input is too large to process. increase the physical batch size"),
+            (400, "The input token count (2049) exceeds the maximum number of tokens allowed (2048)."),
+        ] {
+            let body = serde_json::json!({"error": {"message": message}}).to_string();
+            assert!(matches!(classify(status, None, body.as_bytes()), Fault::TooLong { .. }), "{message}");
+        }
+        assert!(matches!(classify(400, None, b"input is not acceptable"), Fault::Input { .. }));
+    }
+
+    #[test]
+    fn a_failure_that_may_be_a_texts_is_told_from_one_that_is_not() {
+        for status in [424, 500, 502, 503, 504, 529] {
+            assert!(matches!(classify(status, None, b""), Fault::ServerError { .. }), "{status}");
+            let told = classify(status, Some(Duration::from_secs(1)), b"");
+            assert!(matches!(told, Fault::Transient { .. }), "{status}");
+        }
+        assert!(matches!(classify(408, None, b""), Fault::Transient { .. }));
     }
 
     #[test]

@@ -33,6 +33,15 @@ pub struct Prepared {
     pub tokens: u64,
 }
 
+impl Prepared {
+    /// Cuts it to three quarters: where it is refused as too long, more was
+    /// counted there than here.
+    pub fn shorten(&mut self) {
+        self.text.truncate(self.text.floor_char_boundary((self.text.len() / 4 * 3).max(4)));
+        self.tokens = (self.tokens / 4 * 3).max(1);
+    }
+}
+
 /// Counts and cuts.
 #[derive(Clone)]
 pub struct Counter {
@@ -197,6 +206,17 @@ mod tests {
         assert!(million.starts_with(&long.text));
         let wide = counter.prepare("", &"日本語".repeat(100)).unwrap();
         assert_eq!((wide.tokens, wide.text.as_str()), (16, "日本語日本語日"));
+    }
+
+    #[test]
+    fn a_text_is_shortened_between_characters_and_never_to_nothing() {
+        let mut text = Prepared { text: "日本語日本語".to_owned(), tokens: 14 };
+        text.shorten();
+        assert_eq!(text, Prepared { text: "日本語日".to_owned(), tokens: 9 });
+        for _ in 0..20 {
+            text.shorten();
+        }
+        assert_eq!(text, Prepared { text: "日".to_owned(), tokens: 1 });
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use super::{
     headers::{self, RateLimits},
     request::Request,
     settings::{Api, Endpoint as Settings},
+    state::EndpointState,
     transport::{Reply, Transport, Unanswered},
 };
 use crate::{http_client::ClientError, metrics, secret::Secret};
@@ -44,8 +45,14 @@ pub struct Exchange {
 }
 
 impl Endpoint {
-    /// Prepares the way to it; `model` is the space's.
-    pub fn new(settings: &Settings, model: &str, wanted: Wanted) -> Result<Self, ClientError> {
+    /// Prepares the way to it; `model` is the space's, `misconfigured` how
+    /// long it is left alone when it is configured wrongly.
+    pub fn new(
+        settings: &Settings,
+        model: &str,
+        wanted: Wanted,
+        misconfigured: Duration,
+    ) -> Result<Self, ClientError> {
         let model = if settings.model.is_empty() { model } else { &settings.model };
         Ok(Self {
             name: settings.name.clone(),
@@ -57,7 +64,7 @@ impl Endpoint {
             key: settings.key.clone(),
             wanted,
             transport: Transport::new(settings)?,
-            gate: Mutex::new(Gate::new(settings, Instant::now())),
+            gate: Mutex::new(Gate::new(settings, misconfigured, Instant::now())),
         })
     }
 
@@ -147,7 +154,12 @@ impl Endpoint {
     /// Shows its state.
     pub fn show(&self, now: Instant) {
         let (circuit, requests, tokens) = self.gate().gauges(now);
-        metrics::embed_endpoint(&self.name, circuit, requests, tokens);
+        metrics::embed_endpoint(&self.name, circuit.number(), requests, tokens);
+    }
+
+    /// Its state, as it is shown; `now_ms` is the time of day.
+    pub fn state(&self, now: Instant, now_ms: i64) -> EndpointState {
+        self.gate().state(&self.name, now, now_ms)
     }
 }
 

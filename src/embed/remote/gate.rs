@@ -10,45 +10,53 @@ use super::{
     bucket::Bucket,
     classify::Fault,
     headers::RateLimits,
+    learned::Learned,
+    pace::Pace,
     retry::backoff,
     settings::Endpoint as Settings,
     shape::Limits,
+    state::{Circuit, EndpointState, LastFailure},
 };
 use crate::embed::EmbedError;
 
 /// An account that may spend no more is tried again after this, unless it
 /// says when.
 const SPENT: Duration = Duration::from_secs(15 * 60);
-/// What is configured wrongly is tried again after this: it may be put right
-/// on the other side.
-const MISCONFIGURED: Duration = Duration::from_secs(60);
+/// Answers in a row that do not belong to their requests, until that counts as
+/// a wrong configuration: each may have been paid for. The wait doubles from
+/// then on ...
+const MALFORMED: u32 = 2;
+/// ... up to this.
+const LONGEST_MALFORMED: Duration = Duration::from_secs(3_600);
 /// The first wait after a 429 that does not say how long, doubled each time ...
 const RATE_BASE: Duration = Duration::from_secs(1);
 /// ... up to this.
 const RATE_LONGEST: Duration = Duration::from_secs(60);
 /// Less than this is no wait, whatever an answer says.
 const SHORTEST: Duration = Duration::from_millis(20);
-/// Weight of the newest request in the time that requests are expected to take.
-const NEWEST: f64 = 0.3;
-/// After this long unasked, an endpoint is expected to be half as slow.
-const FORGETTING: Duration = Duration::from_secs(60);
 
 /// One endpoint's state.
 #[derive(Clone, Debug)]
 pub struct Gate {
     breaker: Breaker,
     bucket: Bucket,
-    limits: Limits,
+    learned: Learned,
+    pace: Pace,
     concurrency: usize,
+    misconfigured: Duration,
     in_flight: Vec<Flight>,
     flights: u64,
-    /// 429s in a row.
+    /// 429s in a row, those of one burst counted as one.
     rate_refusals: u32,
-    expected: Duration,
-    expected_at: Instant,
+    rate_refused_at: Option<Instant>,
+    /// Answers in a row that did not belong to their requests.
+    malformed: u32,
+    /// Whether probes try a few plain words before texts that cost something.
+    rehearse: bool,
     last_success: Option<Instant>,
     /// Why the circuit is open.
     cause: Option<EmbedError>,
+    last_failure: Option<(&'static str, String, Instant)>,
 }
 
 /// A request under way.
@@ -56,8 +64,10 @@ pub struct Gate {
 pub struct Flight {
     number: u64,
     probe: bool,
+    /// Whether a few plain words go first.
+    pub rehearsed: bool,
     tokens: u64,
-    began: Instant,
+    pub began: Instant,
 }
 
 /// What may be done with an endpoint.
@@ -83,40 +93,48 @@ pub enum Ending<'a> {
 }
 
 impl Gate {
-    /// Nothing is known yet.
-    pub fn new(settings: &Settings, now: Instant) -> Self {
+    /// Nothing is known yet. One that is configured wrongly is left alone for
+    /// `misconfigured`.
+    pub fn new(settings: &Settings, misconfigured: Duration, now: Instant) -> Self {
         Self {
             breaker: Breaker::default(),
             bucket: Bucket::new(settings.requests_per_minute, settings.tokens_per_minute, now),
-            limits: Limits::of(settings),
+            learned: Learned::new(Limits::of(settings), now),
+            pace: Pace::new(now),
             concurrency: settings.concurrency,
+            misconfigured,
             in_flight: Vec::new(),
             flights: 0,
             rate_refusals: 0,
-            expected: Duration::ZERO,
-            expected_at: now,
+            rate_refused_at: None,
+            malformed: 0,
+            rehearse: false,
             last_success: None,
             cause: None,
+            last_failure: None,
         }
     }
 
-    /// What one request may hold, if no more than `room` tokens may be spent.
-    pub fn limits(&self, room: u64) -> Limits {
+    /// What one request may hold, if no more than `room` tokens may be spent;
+    /// `whole`: whatever was learned.
+    pub fn limits(&self, room: u64, whole: bool) -> Limits {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
         let at_once = self.bucket.tokens_at_once().map_or(u64::MAX, |tokens| tokens as u64);
-        Limits { tokens: self.limits.tokens.min(at_once).min(room), ..self.limits }
+        let limits = if whole { self.learned.most() } else { self.learned.limits() };
+        Limits { tokens: limits.tokens.min(at_once).min(room), ..limits }
     }
 
     /// What may be done with a request of this many tokens. Urgent requests
     /// may take the last place, others leave it free where there are several.
-    pub fn outlook(&self, tokens: u64, urgent: bool, now: Instant) -> Outlook {
+    /// `other` is the pace of the fastest of the other endpoints.
+    pub fn outlook(&self, tokens: u64, urgent: bool, other: Duration, now: Instant) -> Outlook {
         if let Permission::No(until) = self.breaker.permission(now) {
             let error = self.cause.clone().unwrap_or_else(|| EmbedError::Transient {
                 reason: "it failed and is being tried again".to_owned(),
             });
             return Outlook::Closed { until, error };
         }
-        let expected = self.expected(now);
+        let expected = self.expected(other, now);
         let places = if urgent { self.concurrency } else { (self.concurrency - 1).max(1) };
         if self.in_flight.len() >= places {
             return Outlook::Busy { expected };
@@ -129,11 +147,15 @@ impl Gate {
 
     /// How long a request is expected to take: as the last ones did, and no
     /// less than the oldest under way has taken already.
-    fn expected(&self, now: Instant) -> Duration {
-        let unasked = now.saturating_duration_since(self.expected_at).as_secs_f64();
-        let remembered = self.expected.mul_f64(0.5_f64.powf(unasked / FORGETTING.as_secs_f64()));
+    fn expected(&self, other: Duration, now: Instant) -> Duration {
         let age = |flight: &Flight| now.saturating_duration_since(flight.began);
-        self.in_flight.iter().map(age).max().unwrap_or_default().max(remembered)
+        let oldest = self.in_flight.iter().map(age).max().unwrap_or_default();
+        oldest.max(self.pace.expected(other, now))
+    }
+
+    /// What requests took, if there were any.
+    pub fn pace(&self) -> Option<Duration> {
+        self.pace.mean()
     }
 
     /// A request goes.
@@ -143,7 +165,8 @@ impl Gate {
         self.bucket.reserve(tokens, now);
         self.flights += 1;
         let probe = permission == Permission::Probe;
-        let flight = Flight { number: self.flights, probe, tokens, began: now };
+        let rehearsed = probe && self.rehearse;
+        let flight = Flight { number: self.flights, probe, rehearsed, tokens, began: now };
         self.in_flight.push(flight);
         flight
     }
@@ -161,41 +184,34 @@ impl Gate {
     ) {
         self.land(flight);
         let took = now.saturating_duration_since(flight.began);
-        self.expected = self.expected.mul_f64(1.0 - NEWEST) + took.mul_f64(NEWEST);
-        self.expected_at = now;
         let fault = match ending {
             Ending::Answered(tokens) => {
                 self.bucket.settle(flight.tokens, tokens, now);
-                self.last_success = Some(now);
+                self.pace.answered(took, now);
+                self.learned.passed(inputs, flight.tokens, now);
+                (self.last_success, self.malformed, self.rehearse) = (Some(now), 0, false);
                 self.answered(flight);
                 return;
             }
             Ending::Failed(fault) => fault,
         };
+        self.pace.failed(took, now);
+        self.last_failure = Some((fault.class(), fault.reason().to_owned(), now));
         match fault {
-            Fault::Rate { retry_after, .. } => {
-                let refusals = self.rate_refusals + 1;
-                let wait = retry_after
-                    .unwrap_or_else(|| backoff(refusals, RATE_BASE, RATE_LONGEST, 0.5 + random / 2.0));
-                self.answered(flight);
-                self.rate_refusals = refusals;
-                // One that says again and again to wait for nothing is not believed.
-                let wait =
-                    if wait < SHORTEST { backoff(refusals, SHORTEST, RATE_LONGEST, 1.0) } else { wait };
-                self.bucket.pause(now + wait);
-            }
+            Fault::Rate { retry_after, .. } => self.slow_down(flight, *retry_after, random, now),
             Fault::TooLarge { of, .. } => {
-                self.limits.learn(*of, inputs, flight.tokens);
+                self.learned.refused(*of, inputs, flight.tokens, now);
                 self.answered(flight);
             }
-            Fault::Input { .. } => self.answered(flight),
+            Fault::Input { .. } | Fault::TooLong { .. } | Fault::Poison { .. } => self.answered(flight),
+            Fault::ServerError { reason } => self.failed(flight, reason, random, now),
             Fault::Transient { retry_after, reason } => {
-                self.breaker.failed(flight.probe, now, random);
-                self.cause = Some(EmbedError::Transient { reason: reason.clone() });
+                self.failed(flight, reason, random, now);
                 if let Some(wait) = retry_after {
                     self.bucket.pause(now + *wait);
                 }
             }
+            Fault::Malformed { reason } => self.malformed(flight, reason, random, now),
             Fault::Quota { retry_after, reason } => {
                 let wait = retry_after.unwrap_or(SPENT).max(RATE_BASE);
                 self.breaker.trip(now + wait);
@@ -203,23 +219,74 @@ impl Gate {
                 let reset_at = retry_after.is_some().then(|| now_ms.saturating_add(wait_ms));
                 self.cause = Some(EmbedError::Quota { reason: reason.clone(), reset_at });
             }
-            Fault::Configuration { reason } => {
-                self.breaker.trip(now + MISCONFIGURED);
-                self.cause = Some(EmbedError::Configuration { reason: reason.clone() });
-            }
+            Fault::Configuration { reason } => self.misconfigured(self.misconfigured, reason, now),
         }
     }
 
     /// It lives, whatever it thinks of the request.
     fn answered(&mut self, flight: Flight) {
         self.breaker.succeeded(flight.probe);
-        self.rate_refusals = 0;
+        // One that went before the last 429 says nothing of what came after it.
+        if self.rate_refused_at.is_none_or(|at| flight.began >= at) {
+            self.rate_refusals = 0;
+        }
     }
 
-    /// A request was given up without an ending.
-    pub fn abandon(&mut self, flight: Flight, now: Instant) {
+    /// After a 429. Requests that were under way when the last one came are of
+    /// the same burst, and have no more to say than it had.
+    fn slow_down(&mut self, flight: Flight, told: Option<Duration>, random: f64, now: Instant) {
+        self.breaker.succeeded(flight.probe);
+        let same_burst = self.rate_refused_at.is_some_and(|at| flight.began < at);
+        if !same_burst {
+            self.rate_refusals = self.rate_refusals.saturating_add(1);
+            self.rate_refused_at = Some(now);
+        }
+        let refusals = self.rate_refusals.max(1);
+        let wait = match told {
+            // One that says again and again to wait for nothing is not believed.
+            Some(wait) if wait < SHORTEST => backoff(refusals, SHORTEST, RATE_LONGEST, 1.0),
+            Some(wait) => wait,
+            None if same_burst => return,
+            None => backoff(refusals, RATE_BASE, RATE_LONGEST, 0.5 + random / 2.0),
+        };
+        self.bucket.pause(now + wait);
+    }
+
+    /// It failed as it would have at other texts.
+    fn failed(&mut self, flight: Flight, reason: &str, random: f64, now: Instant) {
+        let (circuit, _) = self.breaker.circuit();
+        self.breaker.failed(flight.probe, now, random);
+        if circuit == Circuit::Closed || flight.probe {
+            self.cause = Some(EmbedError::Transient { reason: reason.to_owned() });
+        }
+    }
+
+    /// Its answer does not belong to the request: once that may be chance.
+    fn malformed(&mut self, flight: Flight, reason: &str, random: f64, now: Instant) {
+        self.malformed = self.malformed.saturating_add(1);
+        match self.malformed.checked_sub(MALFORMED) {
+            None => self.failed(flight, reason, random, now),
+            Some(more) => {
+                let wait = backoff(more.saturating_add(1), self.misconfigured, LONGEST_MALFORMED, 1.0);
+                self.misconfigured(wait, reason, now);
+            }
+        }
+    }
+
+    fn misconfigured(&mut self, wait: Duration, reason: &str, now: Instant) {
+        self.breaker.trip(now + wait);
+        self.rehearse = true;
+        self.cause = Some(EmbedError::Configuration { reason: reason.to_owned() });
+    }
+
+    /// A request was given up without an ending; if it was waited for `long`,
+    /// as is a query's before another endpoint is asked, that tells something.
+    pub fn abandon(&mut self, flight: Flight, long: Duration, now: Instant) {
         self.land(flight);
         self.breaker.abandoned(flight.probe, now);
+        if now.saturating_duration_since(flight.began) >= long {
+            self.pace.given_up(flight.began, now);
+        }
     }
 
     fn land(&mut self, flight: Flight) {
@@ -241,105 +308,41 @@ impl Gate {
         self.last_success.is_some_and(|at| at >= then)
     }
 
-    /// The circuit's number, and what may go now of requests and tokens.
-    pub fn gauges(&self, now: Instant) -> (u8, Option<f64>, Option<f64>) {
+    /// Whether one more failure of this request's kind leaves it alone.
+    pub fn is_last_straw(&self, flight: Flight) -> bool {
+        self.breaker.is_last_straw(flight.probe)
+    }
+
+    /// Its circuit, and what may go now of requests and tokens.
+    pub fn gauges(&self, now: Instant) -> (Circuit, Option<f64>, Option<f64>) {
         let (requests, tokens) = self.bucket.remaining(now);
-        (self.breaker.number(), requests, tokens)
+        (self.breaker.circuit().0, requests, tokens)
+    }
+
+    /// All that can be seen of it; `now_ms` is the time of day.
+    pub fn state(&self, name: &str, now: Instant, now_ms: i64) -> EndpointState {
+        let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        let (circuit, until) = self.breaker.circuit();
+        let retry_at = until.max(self.bucket.paused_until(now));
+        let retry_at = retry_at.map(|at| now_ms.saturating_add(millis(at.saturating_duration_since(now))));
+        let (remaining_requests, remaining_tokens) = self.bucket.remaining(now);
+        let last_failure = self.last_failure.as_ref().map(|(class, reason, at)| LastFailure {
+            class,
+            reason: reason.clone(),
+            at: now_ms.saturating_sub(millis(now.saturating_duration_since(*at))),
+        });
+        EndpointState {
+            name: name.to_owned(),
+            circuit,
+            retry_at,
+            remaining_requests,
+            remaining_tokens,
+            expected_seconds: self.pace.mean().map(|mean| mean.as_secs_f64()),
+            last_failure,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gate(more: &str, now: Instant) -> Gate {
-        let settings = format!("name = 'a'\napi = 'openai'\nurl = 'http://a'\n{more}");
-        Gate::new(&toml::from_str(&settings).unwrap(), now)
-    }
-
-    fn seconds(n: u64) -> Duration {
-        Duration::from_secs(n)
-    }
-
-    fn fail(gate: &mut Gate, fault: &Fault, now: Instant) {
-        let flight = gate.begin(10, now);
-        gate.end(flight, 1, Ending::Failed(fault), 1.0, now, 0);
-    }
-
-    #[test]
-    fn queries_may_take_the_last_place_and_others_not() {
-        let now = Instant::now();
-        let mut gate = gate("concurrency = 2", now);
-        let flight = gate.begin(1, now);
-        assert!(matches!(gate.outlook(1, false, now), Outlook::Busy { .. }));
-        assert!(matches!(gate.outlook(1, true, now), Outlook::Now { .. }));
-        gate.end(flight, 1, Ending::Answered(1), 0.0, now, 0);
-        assert!(matches!(gate.outlook(1, false, now), Outlook::Now { .. }));
-    }
-
-    #[test]
-    fn a_429_pauses_it_for_as_long_as_it_says_and_costs_no_failure() {
-        let now = Instant::now();
-        let mut gate = gate("", now);
-        let told = Fault::Rate { retry_after: Some(seconds(7)), reason: String::new() };
-        for _ in 0..10 {
-            fail(&mut gate, &told, now);
-        }
-        assert!(matches!(gate.outlook(1, false, now), Outlook::Later { at, .. } if at == now + seconds(7)));
-        assert!(matches!(gate.outlook(1, false, now + seconds(7)), Outlook::Now { .. }));
-    }
-
-    #[test]
-    fn a_429_that_does_not_say_pauses_it_longer_each_time() {
-        let now = Instant::now();
-        let mut gate = gate("", now);
-        let untold = Fault::Rate { retry_after: None, reason: String::new() };
-        for wait in [1, 2, 4] {
-            fail(&mut gate, &untold, now);
-            assert!(
-                matches!(gate.outlook(1, false, now), Outlook::Later { at, .. } if at == now + seconds(wait))
-            );
-        }
-    }
-
-    #[test]
-    fn a_spent_account_and_a_wrong_key_close_it_for_long_with_their_reason() {
-        let now = Instant::now();
-        let mut spent = gate("", now);
-        fail(&mut spent, &Fault::Quota { retry_after: Some(seconds(100)), reason: "no".into() }, now);
-        let Outlook::Closed { until, error } = spent.outlook(1, true, now) else { panic!() };
-        assert_eq!(until, Some(now + seconds(100)));
-        assert!(matches!(error, EmbedError::Quota { reset_at: Some(100_000), .. }));
-        let mut wrong = gate("", now);
-        fail(&mut wrong, &Fault::Configuration { reason: "key".into() }, now);
-        let Outlook::Closed { until, error } = wrong.outlook(1, true, now) else { panic!() };
-        assert_eq!(until, Some(now + MISCONFIGURED));
-        assert!(matches!(error, EmbedError::Configuration { .. }));
-    }
-
-    #[test]
-    fn a_bad_text_is_no_failure_of_the_endpoint() {
-        let now = Instant::now();
-        let mut gate = gate("", now);
-        for _ in 0..10 {
-            fail(&mut gate, &Fault::Input { reason: String::new() }, now);
-        }
-        assert!(matches!(gate.outlook(1, false, now), Outlook::Now { .. }));
-        assert!(!gate.has_worked_since(now));
-    }
-
-    #[test]
-    fn a_request_that_hangs_makes_it_slow_while_it_hangs_and_is_forgotten_slowly() {
-        let now = Instant::now();
-        let mut gate = gate("", now);
-        let expected = |gate: &Gate, after: u64| match gate.outlook(1, true, now + seconds(after)) {
-            Outlook::Now { expected } => expected.as_secs_f64(),
-            other => panic!("{other:?}"),
-        };
-        let flight = gate.begin(1, now);
-        assert!((expected(&gate, 20) - 20.0).abs() < 1e-6);
-        gate.end(flight, 1, Ending::Answered(1), 0.0, now + seconds(30), 0);
-        assert!((expected(&gate, 30) - 9.0).abs() < 1e-6);
-        assert!((expected(&gate, 90) - 4.5).abs() < 1e-6);
-    }
-}
+#[path = "tests/gate.rs"]
+mod tests;

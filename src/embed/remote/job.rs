@@ -2,9 +2,9 @@
 //! attempts as it takes.
 //!
 //! What is left to do is a queue of [`Unit`]s. A unit goes to an endpoint in
-//! requests that fit it; a request that is refused comes back as two halves,
-//! until the one bad text is alone. Vectors that have come are kept whatever
-//! happens to the rest, so nothing is paid for twice.
+//! requests that fit it; if one fails, the unit itself says what becomes of it.
+//! Vectors that have come are kept whatever happens to the rest, so nothing is
+//! paid for twice.
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
@@ -20,25 +20,9 @@ use super::{
     choose::Blocked,
     classify::Fault,
     count::Prepared,
-    retry::backoff,
+    unit::{Unit, Verdict},
 };
 use crate::embed::{EmbedError, Partial, Refused};
-
-/// Texts that are to be asked for together.
-#[derive(Clone, Debug, Default)]
-struct Unit {
-    texts: Vec<usize>,
-    /// Attempts that failed in passing.
-    attempts: u32,
-    /// The endpoint of the last failure, and until when others go first.
-    avoid: Option<(usize, Instant)>,
-    /// An endpoint that has the same texts already.
-    never: Option<usize>,
-    /// When it was refused first.
-    refused_at: Option<Instant>,
-    /// Its vectors have come, and were bad.
-    spoiled: bool,
-}
 
 /// A unit comes back.
 struct Done {
@@ -130,26 +114,21 @@ impl<'a> Job<'a> {
                 asking: self.asking,
                 avoid: unit.avoid,
                 never: unit.never,
+                whole: unit.whole,
                 last: self.in_flight.is_empty(),
             };
             match self.chain.place(wish) {
                 Ok((place, count)) => {
-                    let (now, later) = unit.split(count);
+                    let (mut now, later) = unit.split(count);
                     if let Some(later) = later {
                         self.queue.push_front(later);
                     }
                     self.begin_second_opinion(place.index);
                     let (texts, asking) = (Arc::clone(&self.texts), self.asking);
-                    let trusted = Instant::now().checked_sub(self.chain.policy.trust);
-                    let alone = now.texts.len() == 1 || now.spoiled;
-                    let since = match (alone, now.refused_at, trusted) {
-                        (false, _, Some(trusted)) => trusted,
-                        (_, Some(refused_at), _) => refused_at,
-                        _ => Instant::now(),
-                    };
+                    let terms = now.terms(&self.chain.policy, Instant::now());
                     let request = async move {
                         let index = place.index;
-                        let result = place.ask(texts, now.texts.clone(), asking, since).await;
+                        let result = place.ask(texts, now.texts.clone(), asking, terms).await;
                         Done { unit: now, index, result }
                     };
                     self.in_flight.push(request.boxed());
@@ -221,10 +200,7 @@ impl<'a> Job<'a> {
                 self.extend_deadline();
                 self.keep(unit, index, answer)
             }
-            Err(Fault::Input { reason } | Fault::TooLarge { reason, .. }) => self.refused(unit, &reason),
-            Err(Fault::Transient { reason, .. }) => self.failed(unit, index, reason),
-            // No attempt is charged, and the gate knows what to do.
-            Err(Fault::Rate { .. } | Fault::Quota { .. } | Fault::Configuration { .. }) => vec![unit],
+            Err(fault) => self.decide(unit, index, fault),
         };
         if self.partial.failed.is_none() {
             // First, so that a bad text is soon alone: if it is not the text
@@ -253,40 +229,31 @@ impl<'a> Job<'a> {
             return Vec::new();
         }
         let now = Instant::now();
-        let refused_at = unit.refused_at.or(Some(now));
-        vec![Unit { texts: bad, spoiled: true, refused_at, avoid: Some((index, now)), ..unit }]
+        let doubted_at = unit.doubted_at.or(Some(now));
+        vec![Unit { texts: bad, spoiled: true, doubted_at, avoid: Some((index, now)), ..unit }]
     }
 
-    /// Halves what was refused, until the bad text is alone.
-    fn refused(&mut self, unit: Unit, reason: &str) -> Vec<Unit> {
-        let unit = Unit { refused_at: unit.refused_at.or_else(|| Some(Instant::now())), ..unit };
-        if let [index] = unit.texts.as_slice() {
-            self.partial.refused.push(Refused { index: *index, reason: reason.to_owned() });
-            return Vec::new();
+    /// Does what follows from a failure.
+    fn decide(&mut self, unit: Unit, index: usize, fault: Fault) -> Vec<Unit> {
+        if matches!(fault, Fault::Poison { .. }) && !self.asking.query {
+            // The endpoint works, and the bad text is being found.
+            self.extend_deadline();
         }
-        let half = unit.texts.len() / 2;
-        let (first, second) = unit.split(half);
-        [Some(first), second].into_iter().flatten().collect()
-    }
-
-    fn failed(&mut self, unit: Unit, index: usize, reason: String) -> Vec<Unit> {
-        let policy = &self.chain.policy;
-        let attempts = unit.attempts + 1;
-        if attempts >= policy.attempts {
-            self.give_up(EmbedError::Transient { reason });
-            return Vec::new();
+        let seconded = self.asking.query && !self.in_flight.is_empty();
+        let unit = if seconded { unit.seconded() } else { unit };
+        let random = self.chain.draw();
+        match unit.after(fault, index, &self.chain.policy, random, Instant::now()) {
+            Verdict::Again(units) => return units,
+            Verdict::Cut(unit, text) => {
+                if let Some(text) = Arc::make_mut(&mut self.texts).get_mut(text) {
+                    text.shorten();
+                }
+                return vec![unit];
+            }
+            Verdict::Refuse(index, reason) => self.partial.refused.push(Refused { index, reason }),
+            Verdict::GiveUp(reason) => self.give_up(EmbedError::Transient { reason }),
         }
-        let wait = backoff(attempts, policy.backoff, policy.longest_backoff, self.chain.draw());
-        vec![Unit { attempts, avoid: Some((index, Instant::now() + wait)), ..unit }]
-    }
-}
-
-impl Unit {
-    /// Its first `count` texts, and the others if there are any.
-    fn split(mut self, count: usize) -> (Self, Option<Self>) {
-        let rest = self.texts.split_off(count.min(self.texts.len()));
-        let rest = (!rest.is_empty()).then(|| Self { texts: rest, ..self.clone() });
-        (self, rest)
+        Vec::new()
     }
 }
 

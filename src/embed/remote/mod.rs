@@ -5,15 +5,18 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`count`], [`shape`] | how long texts are, and how many go into a request |
+//! | [`count`], [`shape`], [`learned`] | how long texts are, and how many go into a request |
 //! | [`classify`], [`headers`] | what an answer that is none means |
+//! | [`unit`] | what becomes of texts whose request has failed |
 //! | [`retry`], [`bucket`], [`breaker`] | when to try again, how fast, whether at all |
+//! | [`pace`] | how long a request to an endpoint will take |
 //! | [`gate`], [`choose`] | what may be done with an endpoint, and which is asked |
 //! | [`quota`] | what a day may cost |
 //!
 //! [`transport`] and [`endpoint`] carry it out, [`chain`] keeps the endpoints,
-//! [`place`] is a request to one of them, [`job`] brings the texts of one call to an end. `docs/providers.md` says
-//! what a user sees of it.
+//! [`place`] is a request to one of them, [`job`] brings the texts of one call
+//! to an end, [`state`] is what can be seen of an endpoint. `docs/providers.md`
+//! says what a user sees of it.
 
 mod answer;
 mod breaker;
@@ -27,13 +30,17 @@ mod endpoint;
 mod gate;
 mod headers;
 mod job;
+mod learned;
+mod pace;
 mod place;
 mod quota;
 mod request;
 mod retry;
 pub mod settings;
 mod shape;
+mod state;
 mod transport;
+mod unit;
 
 #[cfg(test)]
 mod tests;
@@ -53,6 +60,7 @@ pub use self::{
     budget::Budget,
     count::SPECIAL_TOKENS,
     quota::{Kind as QuotaKind, QuotaState, Spending, Spent},
+    state::{Circuit, EndpointState, LastFailure},
 };
 use super::{EmbedError, Embedder, Partial, Refused, Settings, Space, TokenSpans, Work};
 use crate::{
@@ -125,6 +133,11 @@ impl Remote {
         })
     }
 
+    /// The state of each endpoint now, in the order of the file.
+    pub fn endpoints(&self) -> Vec<EndpointState> {
+        self.chain.states()
+    }
+
     async fn each(&self, texts: Vec<String>, asking: Asking) -> Partial {
         let mut partial = Partial { vectors: vec![None; texts.len()], ..Partial::default() };
         let Some(prepared) = self.prepare(texts, asking.query).await else {
@@ -186,6 +199,10 @@ impl Embedder for Remote {
 
     fn budget(&self) -> Option<&Arc<Budget>> {
         Some(&self.budget)
+    }
+
+    fn endpoints(&self) -> Vec<EndpointState> {
+        Self::endpoints(self)
     }
 }
 

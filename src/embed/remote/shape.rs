@@ -1,7 +1,6 @@
 //! How many texts go into one request.
 
 use super::settings::{Api, Endpoint};
-use crate::embed::remote::classify::Size;
 
 /// What one request may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,17 +31,6 @@ impl Limits {
             inputs: endpoint.max_inputs.unwrap_or(inputs * 9 / 10),
             tokens: endpoint.max_request_tokens.unwrap_or(tokens * 9 / 10),
             bytes: bytes * 9 / 10,
-        }
-    }
-
-    /// Half of what was refused, if that is less: limits that are stricter
-    /// than documented are found out once.
-    pub fn learn(&mut self, of: Option<Size>, inputs: usize, tokens: u64) {
-        match of {
-            Some(Size::Inputs) => self.inputs = self.inputs.min((inputs / 2).max(1)),
-            // Where nothing is said, it is the body's length, which goes with the tokens.
-            Some(Size::Tokens) | None if inputs > 1 => self.tokens = self.tokens.min((tokens / 2).max(1)),
-            _ => {}
         }
     }
 
@@ -80,17 +68,6 @@ mod tests {
         assert_eq!((limits("tei").inputs, limits("tei").bytes), (28, 1_800_000));
         let set = Endpoint { max_inputs: Some(64), max_request_tokens: Some(1_000), ..endpoint("tei") };
         assert_eq!((Limits::of(&set).inputs, Limits::of(&set).tokens), (64, 1_000));
-    }
-
-    #[test]
-    fn what_was_refused_is_not_sent_again() {
-        let mut limits = Limits::of(&endpoint("openai"));
-        limits.learn(Some(Size::Inputs), 1_000, 9_000);
-        limits.learn(Some(Size::Tokens), 100, 9_000);
-        limits.learn(Some(Size::Tokens), 1, 600);
-        assert_eq!((limits.inputs, limits.tokens), (500, 4_500));
-        limits.learn(None, 100, 1_000);
-        assert_eq!((limits.inputs, limits.tokens), (500, 500));
     }
 
     proptest! {

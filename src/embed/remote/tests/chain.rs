@@ -82,6 +82,32 @@ async fn a_query_does_not_wait_for_the_slow_one_even_if_it_went_there() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_never_answers_is_soon_asked_last() {
+    let silent = Server::start(|_| Reply::Hang).await;
+    let good = Server::good().await;
+    let remote = pair(&silent, &good, "timeout = '60s'");
+    for _ in 0..10 {
+        assert_eq!(remote.embed_query("how".into()).await.unwrap(), stored("how"));
+    }
+    let asked = silent.requests();
+    assert!((1..=3).contains(&asked), "{asked}");
+    complete(&each(&remote, &texts(3)).await, &texts(3));
+    assert_eq!(silent.requests(), asked, "records go to the other one, too");
+}
+
+#[tokio::test]
+async fn beside_a_slow_endpoint_the_next_is_tried_once_and_no_more_if_it_is_no_faster() {
+    let later = |seen: &Seen| Reply::Later(Duration::from_millis(450), Box::new(Reply::good(seen)));
+    let (first, second) = (Server::start(later).await, Server::start(later).await);
+    let remote = pair(&first, &second, "");
+    for _ in 0..4 {
+        complete(&each(&remote, &texts(1)).await, &texts(1));
+    }
+    // Slower than POLICY.grace: the second is tried, once.
+    assert_eq!((first.requests(), second.requests()), (3, 1));
+}
+
+#[tokio::test]
 async fn a_query_that_one_endpoint_refuses_is_answered_by_the_other() {
     let refusing = Server::start(|seen| match seen.texts[0].as_str() {
         "how" => Reply::Later(Duration::from_millis(150), Box::new(Reply::json(400, &json!(null)))),

@@ -1,10 +1,10 @@
 //! Each kind of failure, by what is done about it.
 
-use std::time::Instant;
+use std::{sync::atomic::AtomicBool, time::Instant};
 
 use serde_json::{Value, json};
 
-use super::{server::answer, *};
+use super::{super::Circuit, server::answer, *};
 
 /// Answers the first requests with what `bad` gives, the others well.
 async fn at_first(count: usize, bad: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Server {
@@ -100,16 +100,17 @@ async fn a_500_is_tried_again() {
 
 #[tokio::test]
 async fn endless_500s_open_the_circuit_and_a_probe_closes_it() {
-    let server = at_first(3, |_| Reply::json(500, &json!({"error": "oops"}))).await;
+    let server = at_first(4, |_| Reply::json(500, &json!({"error": "oops"}))).await;
     let (remote, texts) = (remote(&endpoint("a", &server, "")), texts(3));
     let partial = each(&remote, &texts).await;
     assert_eq!(failed(&partial), "transient");
     assert!(partial.failed.unwrap().to_string().contains("HTTP 500: oops"));
-    assert_eq!(server.requests(), 3);
+    assert_eq!(server.requests(), 4);
+    assert_eq!(server.seen()[3].texts, [CANARY], "it is no text's fault");
     let started = Instant::now();
     assert_eq!(failed(&each(&remote, &texts).await), "transient");
     assert!(started.elapsed() < Duration::from_millis(200), "an open circuit costs no time");
-    assert_eq!(server.requests(), 3, "and no request");
+    assert_eq!(server.requests(), 4, "and no request");
     tokio::time::sleep(Duration::from_millis(1_050)).await;
     complete(&each(&remote, &texts).await, &texts);
 }
@@ -133,7 +134,7 @@ async fn attempts_are_bounded_where_the_circuit_stays_closed() {
     });
     assert_eq!(failed(&each(&remote, &texts(1)).await), "transient");
     queries.abort();
-    let asked = server.seen().iter().filter(|seen| seen.texts != ["how"]).count();
+    let asked = server.seen().iter().filter(|seen| seen.texts != ["how"] && seen.texts != [CANARY]).count();
     assert_eq!(asked, POLICY.attempts as usize);
 }
 
@@ -248,8 +249,8 @@ async fn vectors_out_of_order_are_put_in_order() {
 }
 
 #[tokio::test]
-async fn an_answer_with_an_index_twice_or_without_one_is_not_believed() {
-    for bad in [json!(1), Value::Null, json!(7)] {
+async fn an_answer_with_an_index_twice_or_out_of_range_is_not_believed() {
+    for bad in [json!(1), json!(7)] {
         let server = at_first(1, move |seen| {
             let mut answer = answer(&seen.texts);
             answer["data"][0]["index"] = bad.clone();
@@ -260,6 +261,73 @@ async fn an_answer_with_an_index_twice_or_without_one_is_not_believed() {
         complete(&each(&remote(&endpoint("a", &server, "")), &texts).await, &texts);
         assert_eq!(server.requests(), 2);
     }
+}
+
+/// Gemini leaves the index out where it is 0, others everywhere.
+#[tokio::test]
+async fn an_answer_without_indexes_is_taken_as_it_stands_and_paid_for_once() {
+    for all in [false, true] {
+        let server = Server::start(move |seen| {
+            let mut answer = answer(&seen.texts);
+            for item in answer["data"].as_array_mut().unwrap() {
+                if all || item["index"] == 0 {
+                    item.as_object_mut().unwrap().remove("index");
+                }
+            }
+            Reply::json(200, &answer)
+        })
+        .await;
+        let texts = texts(50);
+        complete(&each(&remote(&endpoint("a", &server, "")), &texts).await, &texts);
+        assert_eq!(server.requests(), 1);
+    }
+}
+
+/// One vector for a whole request, whatever it holds, until it is put right.
+#[tokio::test]
+async fn answers_that_never_belong_are_paid_for_twice_and_then_tried_with_plain_words() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let server = Server::start({
+        let broken = Arc::clone(&broken);
+        move |seen| {
+            let answered = if broken.load(Ordering::Relaxed) { &seen.texts[..1] } else { &seen.texts };
+            Reply::json(200, &answer(answered))
+        }
+    })
+    .await;
+    let policy = Policy { misconfigured: Duration::from_millis(100), ..POLICY };
+    let remote = remote_with(&endpoint("a", &server, ""), &Arc::new(AtomicI64::new(NOON)), policy);
+    let texts = texts(10);
+    for _ in 0..2 {
+        let partial = each(&remote, &texts).await;
+        assert_eq!(failed(&partial), "configuration");
+        assert!(partial.failed.unwrap().to_string().contains("1 vectors for 10 texts"));
+        assert_eq!(server.requests(), 2);
+    }
+    tokio::time::sleep(Duration::from_millis(110)).await;
+    assert_eq!(failed(&each(&remote, &texts).await), "configuration");
+    assert_eq!(server.requests(), 3);
+    assert_eq!(server.seen()[2].texts, [CANARY, CANARY], "nothing that costs something");
+    broken.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(210)).await;
+    complete(&each(&remote, &texts).await, &texts);
+    assert_eq!(server.requests(), 5);
+}
+
+#[tokio::test]
+async fn an_endpoints_state_can_be_seen_without_its_key() {
+    let server =
+        at_first(1, |_| Reply::json(403, &json!({"error": {"message": "no: sk-very-secret"}}))).await;
+    let remote = remote(&endpoint("a", &server, "key = 'sk-very-secret'"));
+    let embedder: &dyn Embedder = &remote;
+    assert_eq!(embedder.endpoints()[0].circuit, Circuit::Closed);
+    each(&remote, &texts(1)).await;
+    let state = embedder.endpoints().remove(0);
+    assert_eq!((state.name.as_str(), state.circuit), ("a", Circuit::Open));
+    let retry_in = state.retry_at.unwrap() - NOON;
+    assert!((59_000..=60_000).contains(&retry_in), "{retry_in} ms");
+    let failure = state.last_failure.unwrap();
+    assert_eq!((failure.class, failure.reason.as_str()), ("configuration", "HTTP 403: no: (secret)"));
 }
 
 #[tokio::test]

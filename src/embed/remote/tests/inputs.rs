@@ -1,9 +1,11 @@
 //! Bad texts among good ones, and texts out of the ordinary.
 
+use std::sync::atomic::AtomicUsize;
+
 use serde_json::{Value, json};
 
 use super::{
-    super::{super::Refused, place::CANARY},
+    super::{super::Refused, Circuit},
     server::answer,
     *,
 };
@@ -32,8 +34,134 @@ async fn one_poison_input_in_a_thousand_is_found_and_the_others_are_paid_for_onc
         assert_eq!(partial.refused, [Refused { index: 617, reason }]);
         paid_once(&server);
         // Three other quarters, and two halves of each step from 250 to 1.
-        assert!(server.requests() <= 3 + 1 + 2 * 8 + 1, "{}", server.requests());
+        assert!(server.requests() <= 3 + 1 + 2 * 8 + 1 + 1, "{}", server.requests());
     }
+}
+
+/// Not by the service's word, but by what happens.
+#[tokio::test]
+async fn one_input_in_a_thousand_that_a_service_always_fails_at_is_found_and_holds_nothing_up() {
+    for status in [500, 424] {
+        let server = Server::start(move |seen| {
+            let poisoned = seen.texts.iter().any(|text| text == POISON);
+            if poisoned { Reply::json(status, &json!({"error": "oops"})) } else { Reply::good(seen) }
+        })
+        .await;
+        let (remote, texts) = (remote(&endpoint("a", &server, "max_inputs = 250")), texts(1_000));
+        let partial = each(&remote, &texts).await;
+        assert!(partial.failed.is_none(), "{:?}", partial.failed);
+        assert_eq!(good(&partial, &texts), 999);
+        assert_eq!(partial.refused.len(), 1);
+        assert_eq!(partial.refused[0].index, 617);
+        let reason = &partial.refused[0].reason;
+        assert!(reason.starts_with(&format!("HTTP {status}: oops (5 times")), "{reason}");
+        paid_once(&server);
+        let failures = server.seen().iter().filter(|seen| seen.texts.iter().any(|t| t == POISON)).count();
+        // The quarter three times, two at each of 7 sizes below it, one text four times.
+        assert!(failures <= 3 + 2 * 7 + 4, "{failures}");
+        let plain = server.served().get(CANARY).copied().unwrap_or(0);
+        assert!(plain <= 1 + 7 + 4, "{plain}");
+        assert_eq!(remote.endpoints()[0].circuit, Circuit::Closed);
+    }
+}
+
+#[tokio::test]
+async fn several_inputs_that_a_service_always_fails_at_do_not_close_the_endpoint() {
+    let server = Server::start(|seen| {
+        let poisoned = seen.texts.iter().any(|text| text.ends_with('7'));
+        if poisoned { Reply::json(500, &json!(null)) } else { Reply::good(seen) }
+    })
+    .await;
+    // Every request but every tenth text fails.
+    let (remote, texts) = (
+        remote(&endpoint(
+            "a",
+            &server,
+            "max_inputs = 10
+concurrency = 8",
+        )),
+        texts(100),
+    );
+    let partial = each(&remote, &texts).await;
+    assert!(partial.failed.is_none(), "{:?}", partial.failed);
+    assert_eq!((good(&partial, &texts), partial.refused.len()), (90, 10));
+    paid_once(&server);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_at_everything_refuses_no_text() {
+    let server = Server::start(|_| Reply::json(500, &json!(null))).await;
+    for count in [1, 100] {
+        let partial = each(&remote(&endpoint("a", &server, "")), &texts(count)).await;
+        assert_eq!(failed(&partial), "transient");
+        assert_eq!(partial.refused, []);
+    }
+    assert!(server.requests() <= 2 * 4, "{}", server.requests());
+}
+
+#[tokio::test]
+async fn a_text_that_one_endpoint_fails_at_is_embedded_by_the_other() {
+    for status in [400, 500] {
+        let failing = Server::start(move |seen| {
+            if seen.texts.iter().any(|text| text == POISON) { refused(status) } else { Reply::good(seen) }
+        })
+        .await;
+        let other = Server::good().await;
+        let settings = format!("{}{}", endpoint("a", &failing, ""), endpoint("b", &other, ""));
+        let texts = texts(700);
+        complete(&each(&remote(&settings), &texts).await, &texts);
+        assert!(other.served().contains_key(POISON));
+    }
+}
+
+#[tokio::test]
+async fn a_text_that_one_replica_refuses_is_put_to_the_next() {
+    let refusals = AtomicUsize::new(0);
+    let server = Server::start(move |seen| {
+        let replica = seen.texts == [POISON] && refusals.fetch_add(1, Ordering::Relaxed) == 0;
+        if replica { refused(400) } else { Reply::good(seen) }
+    })
+    .await;
+    let texts = [POISON.to_owned()];
+    complete(&each(&remote(&endpoint("a", &server, "")), &texts).await, &texts);
+    assert_eq!(server.requests(), 1 + 1 + 1, "refused, asked whether it works, taken");
+}
+
+#[tokio::test]
+async fn a_text_that_is_longer_than_we_counted_is_cut_until_it_fits() {
+    let server = Server::start(|seen| {
+        if seen.texts.iter().all(|text| text.len() <= 100) {
+            return Reply::good(seen);
+        }
+        let message = "This model's maximum context length is 20 tokens, however you requested 40 tokens";
+        Reply::json(400, &json!({"error": {"message": message, "type": "invalid_request_error"}}))
+    })
+    .await;
+    let remote = remote(&endpoint("a", &server, ""));
+    let mut texts = texts(20);
+    texts[7] = "word ".repeat(40);
+    let partial = each(&remote, &texts).await;
+    assert!(partial.failed.is_none() && partial.refused.is_empty(), "{:?}", partial.refused);
+    let cut = server.served().into_keys().find(|text| text.starts_with("word")).unwrap();
+    assert!((75..=100).contains(&cut.len()), "{} bytes", cut.len());
+    assert_eq!(partial.vectors[7], Some(stored(&cut)));
+    paid_once(&server);
+}
+
+/// With 413 and without a word, as a proxy before the service does.
+#[tokio::test]
+async fn a_single_text_that_is_refused_as_too_large_makes_no_later_request_small() {
+    let server = Server::start(move |seen| {
+        let poisoned = seen.texts.iter().any(|text| text == "text number 3");
+        if poisoned { Reply::json(413, &json!(null)) } else { Reply::good(seen) }
+    })
+    .await;
+    let (remote, texts) = (remote(&endpoint("a", &server, "concurrency = 1")), texts(1_000));
+    let partial = each(&remote, &texts).await;
+    assert_eq!((good(&partial, &texts), partial.refused.len()), (999, 1));
+    let before = server.requests();
+    complete(&each(&remote, &texts[400..]).await, &texts[400..]);
+    assert!(server.requests() - before <= 2, "{}", server.requests() - before);
 }
 
 #[tokio::test]
@@ -61,7 +189,9 @@ async fn an_endpoint_that_refuses_everything_refuses_no_text() {
             assert_eq!(failed(&partial), "configuration", "{status}");
             assert_eq!(partial.refused, []);
         }
-        assert!(server.requests() <= 2 * 2 + 2 * 12, "{}", server.requests());
+        // Two for the text alone; one of the thousand in each of 11 sizes, beside
+        // what the other two places took meanwhile, and once the plain words.
+        assert!(server.requests() <= 2 + 3 * 11 + 1, "{}", server.requests());
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
 };
 
 pub use self::server::{DIMENSIONS, Reply, Seen, Server, stored};
+pub use super::place::CANARY;
 use super::{
     super::{EmbedError, Embedder, Partial, Settings, Work},
     Remote,
@@ -32,6 +33,7 @@ pub const POLICY: Policy = Policy {
     second_opinion: Duration::from_millis(50),
     grace: Duration::from_millis(400),
     trust: Duration::from_secs(60),
+    misconfigured: Duration::from_secs(60),
 };
 
 /// 2024-01-01 12:00 UTC.
@@ -49,13 +51,18 @@ pub fn remote(endpoints: &str) -> Remote {
 
 /// The same, by a clock of the test.
 pub fn remote_at(more: &str, clock: &Arc<AtomicI64>) -> Remote {
+    remote_with(more, clock, POLICY)
+}
+
+/// The same, with a patience of the test.
+pub fn remote_with(more: &str, clock: &Arc<AtomicI64>, policy: Policy) -> Remote {
     let text =
         format!("provider = 'remote'\nmodel = 'm'\ndimensions = {DIMENSIONS}\nmax_tokens = 64\n{more}");
     let settings: Settings = toml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     settings.validate().unwrap();
     let clock = Arc::clone(clock);
     let now = Arc::new(move || clock.load(Ordering::Relaxed));
-    Remote::with(&settings, now, Arc::new(|| 0.0), POLICY).unwrap()
+    Remote::with(&settings, now, Arc::new(|| 0.0), policy).unwrap()
 }
 
 pub fn texts(count: usize) -> Vec<String> {
@@ -86,7 +93,7 @@ pub fn complete(partial: &Partial, texts: &[String]) {
 #[track_caller]
 pub fn paid_once(server: &Server) {
     for (text, times) in server.served() {
-        assert!(times == 1 || text == super::place::CANARY, "`{text}` was paid for {times} times");
+        assert!(times == 1 || text == CANARY, "`{text}` was paid for {times} times");
     }
 }
 

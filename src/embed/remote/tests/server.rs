@@ -158,6 +158,7 @@ impl Server {
 }
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    stream.set_nodelay(true).unwrap();
     let mut stream = BufReader::new(stream);
     while let Some((path, headers, raw)) = receive(&mut stream).await {
         let gzipped = headers.get("content-encoding").is_some_and(|value| value == "gzip");

@@ -1,6 +1,7 @@
 //! The HTTP interface.
 
 mod bodies;
+mod embedding;
 mod ingest;
 mod problem;
 mod search;
@@ -83,6 +84,8 @@ impl Api {
             .route("/health", get(status::ready))
             .route("/health/live", get(status::live))
             .route("/health/ready", get(status::ready))
+            .route("/health/providers", get(embedding::providers))
+            .route("/api/v1/embedding/quota", get(embedding::quota))
             .route("/metrics", get(status::metrics))
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)

@@ -33,7 +33,7 @@ pub use self::{
     hashing::Hashing,
     local::LocalModel,
     model::{ModelDescription, ModelError},
-    remote::{Budget, EndpointState, QuotaKind, QuotaState, Remote, Spending, Spent},
+    remote::{Budget, Circuit, EndpointState, QuotaKind, QuotaState, Remote, Spending, Spent},
     settings::{ElementChoice, Provider, Settings},
 };
 

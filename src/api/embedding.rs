@@ -1,0 +1,114 @@
+//! What embedding may cost, and how its services do.
+
+use axum::{Json, extract::State};
+use serde::Serialize;
+
+use super::{Problem, Shared};
+use crate::{
+    clock,
+    embed::{Circuit, EndpointState, QuotaKind, QuotaState},
+};
+
+/// `GET /api/v1/embedding/quota`: the limit that is nearest to being reached,
+/// and all of them.
+#[derive(Debug, Serialize)]
+pub(super) struct Quota {
+    /// What may be spent in a day; null: no limit.
+    daily_quota: Option<u64>,
+    /// What was spent today.
+    current_count: u64,
+    /// What is left; null: no limit.
+    remaining: Option<u64>,
+    /// Whether something was refused today, or nothing is left.
+    exceeded: bool,
+    /// When a new day begins, as RFC 3339 has it.
+    reset_at: String,
+    /// What is counted above: `tokens`, `requests`, or `money` in millionths
+    /// of the currency of the prices; null where embedding costs nothing.
+    unit: Option<QuotaKind>,
+    /// Every kind, limited or not.
+    kinds: Vec<Kind>,
+}
+
+/// What is spent of one kind.
+#[derive(Debug, Serialize)]
+struct Kind {
+    unit: QuotaKind,
+    daily_quota: Option<u64>,
+    current_count: u64,
+    remaining: Option<u64>,
+    exceeded: bool,
+}
+
+/// `GET /health/providers`.
+#[derive(Debug, Serialize)]
+pub(super) struct Providers {
+    /// `ok` if all services are in use, `degraded` if some are left alone,
+    /// `down` if all are; `local` where vectors are computed here.
+    status: &'static str,
+    /// Why records wait for vectors, if they do.
+    trouble: Option<String>,
+    /// Records that wait for vectors.
+    deferred: u64,
+    /// Share of the stored records that have no vector.
+    fallback_fraction: f64,
+    providers: Vec<EndpointState>,
+    quota: Quota,
+}
+
+impl Quota {
+    fn of(states: &[(QuotaKind, QuotaState)], now_ms: i64) -> Self {
+        let share = |state: &QuotaState| match (state.daily_quota, state.exceeded) {
+            (None, _) => -1.0,
+            (Some(_), true) => f64::INFINITY,
+            #[expect(clippy::cast_precision_loss, reason = "a share")]
+            (Some(quota), false) => state.current_count as f64 / quota.max(1) as f64,
+        };
+        // The first of equals: tokens, where nothing is limited.
+        let nearest = states.iter().rev().max_by(|(_, a), (_, b)| share(a).total_cmp(&share(b)));
+        let kind = |(unit, state): &(QuotaKind, QuotaState)| Kind {
+            unit: *unit,
+            daily_quota: state.daily_quota,
+            current_count: state.current_count,
+            remaining: state.remaining,
+            exceeded: state.exceeded,
+        };
+        let day = 86_400_000;
+        let reset_ms = nearest.map_or((now_ms.div_euclid(day) + 1) * day, |(_, state)| state.reset_at);
+        Self {
+            daily_quota: nearest.and_then(|(_, state)| state.daily_quota),
+            current_count: nearest.map_or(0, |(_, state)| state.current_count),
+            remaining: nearest.and_then(|(_, state)| state.remaining),
+            exceeded: nearest.is_some_and(|(_, state)| state.exceeded),
+            reset_at: jiff::Timestamp::from_millisecond(reset_ms).unwrap_or_default().to_string(),
+            unit: nearest.map(|(unit, _)| *unit),
+            kinds: states.iter().map(kind).collect(),
+        }
+    }
+}
+
+pub(super) async fn quota(State(api): Shared) -> Result<Json<Quota>, Problem> {
+    let served = api.searcher.serving.now().await?;
+    let states = served.model.budget().map(|budget| budget.states()).unwrap_or_default();
+    Ok(Json(Quota::of(&states, clock::system_ms())))
+}
+
+pub(super) async fn providers(State(api): Shared) -> Result<Json<Providers>, Problem> {
+    let served = api.searcher.serving.now().await?;
+    let providers = served.model.endpoints();
+    let in_use = providers.iter().filter(|endpoint| endpoint.circuit == Circuit::Closed).count();
+    let states = served.model.budget().map(|budget| budget.states()).unwrap_or_default();
+    Ok(Json(Providers {
+        status: match (providers.len(), in_use) {
+            (0, _) => "local",
+            (_, 0) => "down",
+            (all, in_use) if in_use < all => "degraded",
+            _ => "ok",
+        },
+        trouble: api.progress.trouble_of("embed"),
+        deferred: api.progress.deferred(),
+        fallback_fraction: api.progress.fallback_fraction(),
+        quota: Quota::of(&states, clock::system_ms()),
+        providers,
+    }))
+}

@@ -1,0 +1,257 @@
+//! A daemon whose embedding service comes and goes: records are stored, found
+//! by keyword, and get their vectors later, each paid for once.
+
+use std::{
+    fs,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::post};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::daemon::{Daemon, HTTP, Site, eventually};
+
+/// A service that gives vectors while its status is 200, and else an error.
+struct Service {
+    url: String,
+    state: Arc<Answers>,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Default)]
+struct Answers {
+    status: AtomicU16,
+    /// Texts that were answered with vectors, in order.
+    served: Mutex<Vec<String>>,
+}
+
+impl Service {
+    async fn start() -> Self {
+        let state = Arc::new(Answers::default());
+        state.status.store(200, Ordering::SeqCst);
+        let router = Router::new().route("/v1/embeddings", post(answer)).with_state(state.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { url, state, _task: AbortOnDropHandle::new(task) }
+    }
+
+    fn answer_with(&self, status: u16) {
+        self.state.status.store(status, Ordering::SeqCst);
+    }
+
+    /// The records' texts that were paid for.
+    fn paid(&self) -> Vec<String> {
+        let mut served = self.state.served.lock().unwrap().clone();
+        served.retain(|text| text.starts_with("record"));
+        served
+    }
+
+    /// A site whose vectors come from here; `embed` are more keys of its
+    /// section, `tables` more tables.
+    fn site(&self, embed: &str, tables: &str) -> Site {
+        let site = Site::new(HTTP);
+        let text = fs::read_to_string(site.pipeline()).unwrap();
+        let remote = format!(
+            "provider = \"remote\"\nmodel = \"m\"\ndimensions = 4\npatience = \"1s\"\n{embed}\n\
+             [[embed.endpoint]]\nname = \"only\"\napi = \"openai\"\nurl = {:?}\nmax_inputs = 8\n{tables}",
+            self.url
+        );
+        fs::write(site.pipeline(), text.replace("provider = \"hashing\"", &remote)).unwrap();
+        site
+    }
+}
+
+async fn answer(State(state): State<Arc<Answers>>, Json(request): Json<Value>) -> impl IntoResponse {
+    let status = state.status.load(Ordering::SeqCst);
+    if status != 200 {
+        let (code, after) = if status == 429 { ("insufficient_quota", "1") } else { ("broken", "0") };
+        let error = json!({"error": {"message": "no", "type": code, "code": code}});
+        let headers = [("retry-after", after)];
+        return (StatusCode::from_u16(status).unwrap(), headers, Json(error)).into_response();
+    }
+    let texts: Vec<String> = serde_json::from_value(request["input"].clone()).unwrap();
+    // As long as a real one takes, so that a kill finds it at work.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    state.served.lock().unwrap().extend(texts.iter().cloned());
+    let vector = |text: &String| [1, text.len() % 7, text.len() % 5, 3];
+    let data: Vec<Value> = (0..)
+        .zip(&texts)
+        .map(|(n, text): (u64, _)| json!({"index": n, "embedding": vector(text)}))
+        .collect();
+    Json(json!({"data": data, "usage": {"total_tokens": 10 * texts.len()}})).into_response()
+}
+
+async fn ingest(daemon: &Daemon, offsets: std::ops::Range<usize>) {
+    let line = |n| format!("{}\n", json!({"id": format!("{n}"), "tenant": "default", "text": format!("record {n} is about water")}));
+    let (status, reply) =
+        daemon.post("/v1/ingest", "application/x-ndjson", offsets.map(line).collect::<String>()).await;
+    assert_eq!(status, 200, "{reply}");
+}
+
+async fn get(daemon: &Daemon, path: &str) -> Value {
+    let (status, body) = daemon.get(path).await;
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+async fn counts(daemon: &Daemon) -> (u64, u64) {
+    let status = daemon.status().await;
+    let count = |kind: &str| status["derived"][kind].as_u64().unwrap();
+    (count("indexed"), count("deferred"))
+}
+
+fn distinct(mut texts: Vec<String>) -> usize {
+    texts.sort();
+    texts.dedup();
+    texts.len()
+}
+
+fn assert_each_once(paid: Vec<String>, records: usize) {
+    assert_eq!((paid.len(), distinct(paid)), (records, records), "each is paid for once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_provider_s_quota_is_spent_records_are_found_by_keyword_and_get_vectors_after_it() {
+    let service = Service::start().await;
+    service.answer_with(429);
+    let site = service.site("", "");
+    let daemon = site.start();
+    let started = Instant::now();
+    ingest(&daemon, 0..60).await;
+    daemon.derived(60).await;
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(counts(&daemon).await, (0, 60));
+    let (code, reply) =
+        daemon.post("/v1/search", "application/json", json!({"tenant": "default", "query": "water"}).to_string()).await;
+    assert_eq!((code, &reply["mode"]), (200, &json!("keyword")), "{reply}");
+    assert_eq!(reply["hits"].as_array().unwrap().len(), 10);
+    assert!(reply["without_vectors"].as_str().unwrap().contains("quota"), "{reply}");
+    let health = get(&daemon, "/health/ready").await;
+    assert_eq!(health["status"], "degraded", "{health}");
+    let providers = get(&daemon, "/health/providers").await;
+    assert_eq!((&providers["status"], &providers["deferred"]), (&json!("down"), &json!(60)), "{providers}");
+    assert_eq!(providers["providers"][0]["last_failure"]["class"], "quota", "{providers}");
+    let (_, metrics) = daemon.get("/metrics").await;
+    assert!(metrics.contains("fallback_fraction 1"), "{metrics}");
+    service.answer_with(200);
+    eventually("all have vectors", async || counts(&daemon).await == (60, 0)).await;
+    let hits = daemon.search(json!({"tenant": "default", "query": "water", "mode": "vector"})).await;
+    assert_eq!(hits.len(), 10);
+    assert_each_once(service.paid(), 60);
+    let health = get(&daemon, "/health/ready").await;
+    assert_eq!(health["status"], "ready", "{health}");
+    daemon.stop_drained();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_wait_for_a_broken_provider_only_as_long_as_patience_lasts_also_over_a_kill() {
+    let service = Service::start().await;
+    service.answer_with(401);
+    let site = service.site("", "");
+    let daemon = site.start();
+    ingest(&daemon, 0..30).await;
+    daemon.derived(30).await;
+    assert_eq!(counts(&daemon).await, (0, 30));
+    daemon.kill();
+    service.answer_with(200);
+    let daemon = site.start();
+    eventually("all have vectors", async || counts(&daemon).await == (30, 0)).await;
+    assert_each_once(service.paid(), 30);
+    daemon.stop_drained();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pipeline_s_own_quota_stops_at_its_limit_and_outlives_a_restart() {
+    let service = Service::start().await;
+    let site = service.site("", "[embed.quota]\ndaily_requests = 5");
+    let daemon = site.start();
+    ingest(&daemon, 0..100).await;
+    daemon.derived(100).await;
+    let (indexed, deferred) = counts(&daemon).await;
+    assert!(indexed + deferred == 100 && deferred >= 100 - 5 * 8, "{indexed} {deferred}");
+    let quota = get(&daemon, "/api/v1/embedding/quota").await;
+    assert_eq!((&quota["daily_quota"], &quota["remaining"]), (&json!(5), &json!(0)), "{quota}");
+    assert_eq!((&quota["current_count"], &quota["exceeded"]), (&json!(5), &json!(true)), "{quota}");
+    assert!(quota["reset_at"].as_str().unwrap().ends_with("T00:00:00Z"), "{quota}");
+    assert!(daemon.log().contains("the daily embedding quota is spent"));
+    daemon.stop_drained();
+    let paid = service.paid().len();
+    let daemon = site.start();
+    ingest(&daemon, 100..110).await;
+    daemon.derived(110).await;
+    assert_eq!(get(&daemon, "/api/v1/embedding/quota").await["current_count"], 5);
+    assert_eq!(service.paid().len(), paid);
+    daemon.stop_drained();
+    // A new day.
+    let store = site.store().await;
+    store.close().await;
+    let text = fs::read_to_string(site.pipeline()).unwrap();
+    fs::write(site.pipeline(), text.replace("daily_requests = 5", "daily_requests = 500")).unwrap();
+    let daemon = site.start();
+    eventually("all have vectors", async || counts(&daemon).await == (110, 0)).await;
+    assert_each_once(service.paid(), 110);
+    daemon.stop_drained();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_in_mid_batch_lose_nothing_and_pay_again_only_for_what_was_not_stored() {
+    let service = Service::start().await;
+    let site = service.site("", "");
+    let kills = 4;
+    let mut in_flight = 0;
+    for n in 0..kills {
+        let daemon = site.start();
+        ingest(&daemon, 200 * n..200 * (n + 1)).await;
+        let before = service.paid().len();
+        eventually("it is at work", async || service.paid().len() > before + 20).await;
+        daemon.kill();
+        let store = site.store().await;
+        let stored = store.counts("it", "main").await.unwrap().unwrap().indexed;
+        store.close().await;
+        in_flight += distinct(service.paid()) - usize::try_from(stored).unwrap();
+    }
+    let daemon = site.start();
+    let status = daemon.derived(200 * kills as u64).await;
+    assert_eq!(status["derived"]["indexed"], 200 * kills, "{status}");
+    assert_eq!(distinct(service.paid()), 200 * kills);
+    let again = service.paid().len() - 200 * kills;
+    assert!(again > 0 && again <= in_flight, "{again} were paid for again, {in_flight} were in flight");
+    daemon.stop_drained();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_is_never_paid_for_again() {
+    let service = Service::start().await;
+    let site = service.site("cache_memory = \"0\"", "");
+    let daemon = site.start();
+    ingest(&daemon, 0..20).await;
+    daemon.derived(20).await;
+    daemon.stop_drained();
+    assert_each_once(service.paid(), 20);
+    let file = site.pipeline().to_str().unwrap().to_owned();
+    for arguments in [&["replay"][..], &["replay", "--restore"]] {
+        let report = crate::cli::json_of(0, &[arguments, &["-p", &file]].concat());
+        assert_eq!((&report["report"]["frames"], &report["agrees"]), (&json!(20), &json!(true)), "{report}");
+    }
+    assert_each_once(service.paid(), 20);
+    // The same text of somebody else.
+    let daemon = site.start();
+    let other = json!({"id": "a", "tenant": "other", "text": "record 3 is about water"});
+    daemon.post("/v1/ingest", "application/x-ndjson", format!("{other}\n")).await;
+    daemon.derived(21).await;
+    assert_eq!(counts(&daemon).await, (21, 0));
+    assert_each_once(service.paid(), 20);
+    let (_, metrics) = daemon.get("/metrics").await;
+    assert!(metrics.contains("embed_cache_hits_total{tier=\"store\"} 1"), "{metrics}");
+    daemon.stop_drained();
+    let report = crate::cli::json_of(0, &["replay", "--recompute", "-p", &file]);
+    assert_eq!(report["report"]["vectors"], 21, "{report}");
+    assert_eq!(service.paid().len(), 41, "this is what it is for");
+}

@@ -5,9 +5,11 @@
 //! tests ([`hashing`]). [`open`] makes the one that the [`Settings`] name.
 //!
 //! The local model is [`model`] (its files, verified), [`tokenizer`] (text to
-//! token ids), [`bert`] (token ids to vectors) and [`pool`] (the threads).
+//! token ids), [`bert`] (token ids to vectors), [`pool`] (the threads) and
+//! [`gather`] (small requests that share a batch).
 
 pub mod bert;
+pub mod gather;
 pub mod hashing;
 pub mod local;
 pub mod model;
@@ -28,7 +30,7 @@ use sha2::{Digest, Sha256};
 pub use self::{
     bert::Element,
     hashing::Hashing,
-    local::LocalModel,
+    local::{Counted, LocalModel},
     model::{ModelDescription, ModelError},
     remote::{Budget, QuotaSnapshot, QuotaState, Remote},
     settings::{ElementChoice, Provider, Settings},
@@ -143,10 +145,7 @@ pub fn open(settings: &Settings, stored: &[Space]) -> Result<Arc<dyn Embedder>, 
     match settings.provider {
         Provider::Hashing => Ok(Arc::new(Hashing::default())),
         Provider::Remote => Ok(Arc::new(Remote::open(settings)?)),
-        Provider::Local => {
-            let dir = settings.model_folder(std::env::var_os("THALWEG_MODELS").as_deref());
-            Ok(Arc::new(LocalModel::load(&dir, settings, settings.element(stored))?))
-        }
+        Provider::Local => Ok(Arc::new(LocalModel::open(settings, stored)?)),
     }
 }
 

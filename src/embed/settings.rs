@@ -78,7 +78,7 @@ pub enum Provider {
 
 /// Numbers that the local model computes with. Vectors of different numbers
 /// are of different spaces and never compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ElementChoice {
     /// Those of the vectors that are stored already; where there are none,

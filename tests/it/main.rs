@@ -15,6 +15,7 @@ mod daemon;
 mod damage;
 mod dictionaries;
 mod disk_full;
+mod embed_server;
 mod forward;
 mod health;
 mod idempotent;

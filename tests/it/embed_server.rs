@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -51,9 +51,13 @@ fn models() -> PathBuf {
 
 /// Runs one that is expected not to start.
 fn refused(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
-    let Output { status, stderr, .. } =
-        command(arguments).envs(environment.iter().copied()).output().unwrap();
-    (status.code(), String::from_utf8(stderr).unwrap())
+    let mut command = command(arguments);
+    let log = tempfile::NamedTempFile::new().unwrap();
+    command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(log.reopen().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let child = command.spawn().unwrap();
+    let mut server = Server { child, http: String::new(), log: log.path().to_owned(), _folder: folder };
+    (server.wait(), fs::read_to_string(log.path()).unwrap())
 }
 
 impl Server {

@@ -68,12 +68,16 @@ impl LocalModel {
     /// threads; they compute with `element`. Takes a good part of a second and blocks meanwhile.
     pub fn load(dir: &Path, settings: &Settings, element: Element) -> Result<Self, OpenError> {
         let files = ModelFiles::read(&settings.model, dir)?;
-        let ModelFiles { description, config, weights, tokenizer } = files;
+        let ModelFiles { description, config, pooling, weights, tokenizer } = files;
         let tokenizer = Tokenizer::read(&tokenizer, description.max_tokens).map_err(ModelError::from)?;
-        let encoder = Encoder::read(&weights, config, element).map_err(ModelError::from)?;
+        let encoder = Encoder::read(&weights, config, pooling, element).map_err(ModelError::from)?;
+        let mismatch = |reason: &str| ModelError::Mismatch { dir: dir.to_owned(), reason: reason.to_owned() };
         if tokenizer.vocabulary() > encoder.config().vocab_size {
-            let reason = "the tokenizer has tokens that the weights do not know".to_owned();
-            return Err(ModelError::Mismatch { dir: dir.to_owned(), reason }.into());
+            return Err(mismatch("the tokenizer has tokens that the weights do not know").into());
+        }
+        // So that even an empty text has tokens, and a cut one its last.
+        if tokenizer.ids("").map_err(ModelError::from)?.len() < 2 {
+            return Err(mismatch("the tokenizer puts no special tokens around a text").into());
         }
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let pool = Pool::start("embed", settings.worker_threads(cores), Scratch::default)
@@ -138,8 +142,9 @@ impl LocalModel {
 
     /// Vectors of texts for someone who waits for them, with their tokens
     /// counted. Few short texts go before all others; a longer list goes
-    /// beside the texts of [`embed`](Embedder::embed). Dropping the future
-    /// cancels what no worker has begun.
+    /// beside the texts of [`embed`](Embedder::embed). Nothing is put before
+    /// texts: whoever asks knows what they are. Dropping the future cancels
+    /// what no worker has begun.
     pub async fn embed_counted(&self, texts: Vec<String>) -> Result<Counted, EmbedError> {
         if gather::is_small(&texts) {
             return self.embed_urgently(texts).await;
@@ -177,10 +182,12 @@ impl Embedder for LocalModel {
     }
 
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
+        let texts = texts.into_iter().map(|text| prefixed(&self.description.prefix, text)).collect();
         Box::pin(async move { Ok(self.embed_steadily(texts).await?.vectors) })
     }
 
     fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vec<f32>, EmbedError>> {
+        let text = prefixed(&self.description.query_prefix, text);
         Box::pin(async move {
             let counted = self.embed_urgently(vec![text]).await?;
             Ok(counted.vectors.into_iter().flatten().collect())
@@ -247,10 +254,14 @@ fn space(description: &ModelDescription, element: Element) -> Space {
         dimensions: description.dimensions,
         pooling: description.pooling.clone(),
         normalised: true,
-        prefix: String::new(),
+        prefix: description.prefix.clone(),
         element: element.name().into(),
         max_tokens: description.max_tokens,
     }
+}
+
+fn prefixed(prefix: &str, text: String) -> String {
+    if prefix.is_empty() { text } else { format!("{prefix}{text}") }
 }
 
 /// How many texts go into each batch, given their lengths in tokens: as many

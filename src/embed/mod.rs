@@ -20,6 +20,8 @@ pub mod tokenizer;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 

@@ -21,6 +21,7 @@ mod health;
 mod idempotent;
 mod ledger;
 mod log;
+mod models;
 mod producer;
 mod protocol;
 mod providers;

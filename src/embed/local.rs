@@ -390,7 +390,7 @@ mod tests {
         let text = |n: usize| format!("request {n} {}", "and so on ".repeat(n % 5));
         let request = |n: usize| vec![text(n); n % 3];
         // Their one worker is busy with a list while these come.
-        let list = model.embed(vec!["a text of a long list ".repeat(20); 40]);
+        let list = model.embed(vec!["a text of a long list ".repeat(20); 8]);
         let (_, answers) = block_on(async {
             tokio::join!(list, join_all((0..20).map(|n| model.embed_counted(request(n)))))
         });

@@ -352,13 +352,14 @@ async fn what_is_wrong_is_said_in_openais_shape() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_the_queue_holds_is_told_to_come_again_and_costs_nobody_else_anything() {
-    let server = Server::start(&["--threads", "1", "--max-inputs", "8", "--max-queue-texts", "40"]);
-    let texts = long_texts(8);
+    let server = Server::start(&["--threads", "1", "--max-inputs", "10", "--max-queue-texts", "48"]);
+    // Too many for a small request; four lists fill the queue.
+    let texts = long_texts(10);
     let request = asked(&texts);
     let small = async {
         // Once the queue is full, a query still finds room, and goes first.
         eventually("the queue is full", async || {
-            server.metric("embed_server_queue_texts").await == Some(32.0)
+            server.metric("embed_server_queue_texts").await == Some(40.0)
         })
         .await;
         server.post(&asked(&texts[..1])).await
@@ -371,7 +372,7 @@ async fn more_than_the_queue_holds_is_told_to_come_again_and_costs_nobody_else_a
         assert!(matches!(refused.retry_after, Some(1..=30)));
     }
     let first = answered[0].vectors();
-    assert_eq!(first.len(), 8);
+    assert_eq!(first.len(), 10);
     assert!(answered.iter().all(|answer| answer.vectors() == first));
     assert_same(&query.vectors(), &first[..1]);
     let slowest = answered.iter().map(|answer| answer.took).max().unwrap();

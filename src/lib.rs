@@ -50,6 +50,8 @@ pub mod source;
 
 pub mod api;
 
+pub mod embed_server;
+
 pub mod daemon;
 
 pub mod bench;

@@ -63,6 +63,11 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     );
     describe_gauge!("embed_quota_used", "Share of the daily quota that is spent, by kind.");
     describe_gauge!("embed_quota_remaining", "What is left of the daily quota, by kind.");
+    describe_counter!("embed_server_tokens_total", "Tokens that the model has read for requests.");
+    describe_counter!("embed_server_refused_total", "Requests for vectors that were refused, by code.");
+    describe_gauge!("embed_server_requests", "Requests for vectors that are being answered.");
+    describe_gauge!("embed_server_queue_texts", "Texts of requests that are being answered.");
+    describe_gauge!("embed_server_queue_bytes", "Bytes of requests that are being answered.");
     describe_histogram!("store_commit_seconds", "Time of one commit of rows and checkpoint.");
     describe_histogram!("searchable_seconds", "Time from a record's append until it is searchable.");
     describe_histogram!("search_seconds", "Time to answer one search.");
@@ -198,6 +203,24 @@ pub fn embed_quota(kind: &'static str, used: f64, remaining: u64) {
     gauge!("embed_quota_used", "kind" => kind).set(used);
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     gauge!("embed_quota_remaining", "kind" => kind).set(remaining as f64);
+}
+
+/// Tokens read for a request to the embedding service.
+pub fn embed_server_tokens(tokens: usize) {
+    counter!("embed_server_tokens_total").increment(tokens as u64);
+}
+
+/// A request to the embedding service was refused.
+pub fn embed_server_refused(code: &'static str) {
+    counter!("embed_server_refused_total", "code" => code).increment(1);
+}
+
+/// What the embedding service has under way: requests, their texts, their bytes.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub fn embed_server_queue(requests: usize, texts: usize, bytes: usize) {
+    gauge!("embed_server_requests").set(requests as f64);
+    gauge!("embed_server_queue_texts").set(texts as f64);
+    gauge!("embed_server_queue_bytes").set(bytes as f64);
 }
 
 /// One commit of rows and checkpoint.

@@ -108,7 +108,8 @@ impl std::ops::Deref for Api {
     }
 }
 
-async fn measured(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+/// Counts and times every request, by route.
+pub(crate) async fn measured(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = route.map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
     let response = next.run(request).await;

@@ -11,6 +11,7 @@ mod daemon;
 mod dead_letters;
 mod dictionaries;
 mod doctor;
+mod embed_server;
 mod meter;
 mod models;
 mod offline;
@@ -20,6 +21,7 @@ mod run;
 mod search;
 mod segments;
 mod send;
+mod service;
 mod status;
 
 use std::{
@@ -58,6 +60,7 @@ enum Command {
     Dictionaries(dictionaries::Dictionaries),
     DeadLetters(dead_letters::DeadLetters),
     Models(models::Models),
+    EmbedServer(embed_server::EmbedServer),
     /// Measure the engine on this machine
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
@@ -106,6 +109,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Dictionaries(command) => command.run(),
         Command::DeadLetters(command) => command.run(),
         Command::Models(command) => command.run(),
+        Command::EmbedServer(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Doctor(command) => command.run(),
     };

@@ -6,13 +6,11 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
-use super::load;
+use super::{load, service};
 use crate::{
     daemon::{self, Addresses, Ended, Options},
     metrics,
@@ -42,21 +40,13 @@ pub struct Run {
 impl Run {
     pub(super) fn run(self) -> Result<ExitCode> {
         let pipeline = load(&self.pipeline)?;
-        tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .with_writer(std::io::stderr)
-            .with_env_filter(EnvFilter::try_new(&self.log).context("--log")?)
-            .init();
+        service::start_logging(&self.log)?;
         let metrics = metrics::install()?;
         let options = Options { once: self.once };
         let ended = super::block_on(async move {
             let stop = CancellationToken::new();
-            let watching = tokio::spawn(watch_signals(stop.clone()));
-            let ended = daemon::run(pipeline, options, metrics, stop, announce).await;
-            watching.abort();
-            ended
+            let _watching = service::stop_at_signals(stop.clone());
+            daemon::run(pipeline, options, metrics, stop, announce).await
         })?;
         Ok(match ended {
             Ended::Drained => {
@@ -88,23 +78,4 @@ fn announce(addresses: &Addresses) {
     };
     // Nobody may be reading; the daemon works all the same.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// Cancels `stop` at the first SIGTERM or SIGINT, and ends the process at the
-/// second.
-async fn watch_signals(stop: CancellationToken) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    for _ in 0..2 {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        if stop.is_cancelled() {
-            tracing::warn!("stopped at once by a second signal");
-            std::process::exit(i32::from(super::FOUND_WRONG));
-        }
-        stop.cancel();
-    }
-    Ok(())
 }

@@ -4,6 +4,9 @@
 //! encode. Jobs of several calls interleave; a batch never mixes calls, so
 //! one call's bad input is no other call's error. Batches take texts as they
 //! come: without padding, nothing is gained by sorting them by length.
+//!
+//! Small requests that someone waits for are the exception: they go before
+//! all others, and those that wait together are computed together ([`gather`]).
 
 use std::{path::Path, sync::Arc, thread};
 
@@ -12,6 +15,7 @@ use futures::future::BoxFuture;
 use super::{
     EmbedError, Embedder, OpenError, Space, TokenSpans,
     bert::{Element, Encoder, Scratch},
+    gather::{self, Gather, Request},
     model::{ModelDescription, ModelError, ModelFiles},
     pool::{JobLost, Pool, Priority},
     settings::{LOCAL, Settings},
@@ -28,8 +32,22 @@ pub struct LocalModel {
     description: ModelDescription,
     model: Arc<Model>,
     pool: Pool<Scratch>,
+    /// Small requests that wait for a worker.
+    gather: Arc<Gather<Answer>>,
     batch_tokens: usize,
 }
+
+/// Vectors of texts, in their order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counted {
+    /// One per text.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens that the model has read, special tokens included and without
+    /// those that were cut.
+    pub tokens: usize,
+}
+
+type Answer = Result<Counted, EmbedError>;
 
 /// What the worker threads share.
 struct Model {
@@ -38,16 +56,28 @@ struct Model {
 }
 
 impl LocalModel {
+    /// The model that `settings` name, for a store that holds vectors of the
+    /// spaces `stored`, the newest last. Blocks as [`load`](Self::load) does;
+    /// the environment may say where models are (`THALWEG_MODELS`).
+    pub fn open(settings: &Settings, stored: &[Space]) -> Result<Self, OpenError> {
+        let dir = settings.model_folder(std::env::var_os("THALWEG_MODELS").as_deref());
+        Self::load(&dir, settings, settings.element(stored))
+    }
+
     /// Reads and verifies the model `settings.model` in `dir` and starts its
     /// threads; they compute with `element`. Takes a good part of a second and blocks meanwhile.
     pub fn load(dir: &Path, settings: &Settings, element: Element) -> Result<Self, OpenError> {
         let files = ModelFiles::read(&settings.model, dir)?;
-        let ModelFiles { description, config, weights, tokenizer } = files;
+        let ModelFiles { description, config, pooling, weights, tokenizer } = files;
         let tokenizer = Tokenizer::read(&tokenizer, description.max_tokens).map_err(ModelError::from)?;
-        let encoder = Encoder::read(&weights, config, element).map_err(ModelError::from)?;
+        let encoder = Encoder::read(&weights, config, pooling, element).map_err(ModelError::from)?;
+        let mismatch = |reason: &str| ModelError::Mismatch { dir: dir.to_owned(), reason: reason.to_owned() };
         if tokenizer.vocabulary() > encoder.config().vocab_size {
-            let reason = "the tokenizer has tokens that the weights do not know".to_owned();
-            return Err(ModelError::Mismatch { dir: dir.to_owned(), reason }.into());
+            return Err(mismatch("the tokenizer has tokens that the weights do not know").into());
+        }
+        // So that even an empty text has tokens, and a cut one its last.
+        if tokenizer.ids("").map_err(ModelError::from)?.len() < 2 {
+            return Err(mismatch("the tokenizer puts no special tokens around a text").into());
         }
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let pool = Pool::start("embed", settings.worker_threads(cores), Scratch::default)
@@ -58,6 +88,7 @@ impl LocalModel {
             description,
             model: Arc::new(Model { tokenizer: Arc::new(tokenizer), encoder }),
             pool,
+            gather: Arc::default(),
             batch_tokens: settings.batch_tokens,
         })
     }
@@ -109,14 +140,39 @@ impl LocalModel {
         Ok(vectors)
     }
 
-    async fn embed_urgently(&self, text: String) -> Result<Vec<f32>, EmbedError> {
-        let model = Arc::clone(&self.model);
-        let job = move |scratch: &mut Scratch| {
-            let ids = model.ids(0, &text)?;
-            model.vectors(0, &[ids], scratch)
+    /// Vectors of texts for someone who waits for them, with their tokens
+    /// counted. Few short texts go before all others; a longer list goes
+    /// beside the texts of [`embed`](Embedder::embed). Nothing is put before
+    /// texts: whoever asks knows what they are. Dropping the future cancels
+    /// what no worker has begun.
+    pub async fn embed_counted(&self, texts: Vec<String>) -> Result<Counted, EmbedError> {
+        if gather::is_small(&texts) {
+            return self.embed_urgently(texts).await;
+        }
+        self.embed_steadily(texts).await
+    }
+
+    async fn embed_steadily(&self, texts: Vec<String>) -> Result<Counted, EmbedError> {
+        let ids = self.tokenise(texts).await?;
+        let tokens = ids.iter().map(Vec::len).sum();
+        Ok(Counted { vectors: self.encode(ids).await?, tokens })
+    }
+
+    async fn embed_urgently(&self, texts: Vec<String>) -> Result<Counted, EmbedError> {
+        let (place, mut answer) = self.gather.join(texts);
+        let (gather, model, id) = (Arc::clone(&self.gather), Arc::clone(&self.model), place.id);
+        let job = move |scratch: &mut Scratch| model.answer_all(gather.take(id), scratch);
+        let own_job = async { self.pool.submit(Priority::Urgent, job).await?.result().await };
+        // Another request's job may have taken this one along.
+        let answered = tokio::select! {
+            biased;
+            answered = &mut answer => answered,
+            done = own_job => {
+                done?;
+                answer.await
+            }
         };
-        let vectors = self.pool.submit(Priority::Urgent, job).await?.result().await??;
-        Ok(vectors.into_iter().flatten().collect())
+        answered.unwrap_or_else(|_| Err(JobLost.into()))
     }
 }
 
@@ -126,14 +182,16 @@ impl Embedder for LocalModel {
     }
 
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
-        Box::pin(async move {
-            let ids = self.tokenise(texts).await?;
-            self.encode(ids).await
-        })
+        let texts = texts.into_iter().map(|text| prefixed(&self.description.prefix, text)).collect();
+        Box::pin(async move { Ok(self.embed_steadily(texts).await?.vectors) })
     }
 
     fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vec<f32>, EmbedError>> {
-        Box::pin(self.embed_urgently(text))
+        let text = prefixed(&self.description.query_prefix, text);
+        Box::pin(async move {
+            let counted = self.embed_urgently(vec![text]).await?;
+            Ok(counted.vectors.into_iter().flatten().collect())
+        })
     }
 
     fn tokens(&self) -> Arc<dyn TokenSpans> {
@@ -154,11 +212,30 @@ impl Model {
         batch: &[Vec<u32>],
         scratch: &mut Scratch,
     ) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let vectors = self.encoder.encode(batch, scratch);
-        for (n, vector) in vectors.iter().enumerate() {
-            check(vector).map_err(|reason| EmbedError::Input { index: first + n, reason: reason.into() })?;
+        checked(first, self.encoder.encode(batch, scratch))
+    }
+
+    /// Computes the texts of all `requests` in one batch and answers each. A
+    /// text that cannot be tokenised is the error of its request alone.
+    fn answer_all(&self, requests: Vec<Request<Answer>>, scratch: &mut Scratch) {
+        let (mut batch, mut understood) = (Vec::new(), Vec::new());
+        for Request { texts, reply } in requests {
+            let ids: Result<Vec<_>, _> =
+                texts.iter().enumerate().map(|(n, text)| self.ids(n, text)).collect();
+            match ids {
+                Ok(ids) => {
+                    understood.push((reply, ids.len(), ids.iter().map(Vec::len).sum()));
+                    batch.extend(ids);
+                }
+                // The caller may have left; so below.
+                Err(error) => drop(reply.send(Err(error))),
+            }
         }
-        Ok(vectors)
+        let mut vectors = self.encoder.encode(&batch, scratch).into_iter();
+        for (reply, count, tokens) in understood {
+            let own = checked(0, vectors.by_ref().take(count).collect());
+            let _ = reply.send(own.map(|vectors| Counted { vectors, tokens }));
+        }
     }
 }
 
@@ -177,10 +254,14 @@ fn space(description: &ModelDescription, element: Element) -> Space {
         dimensions: description.dimensions,
         pooling: description.pooling.clone(),
         normalised: true,
-        prefix: String::new(),
+        prefix: description.prefix.clone(),
         element: element.name().into(),
         max_tokens: description.max_tokens,
     }
+}
+
+fn prefixed(prefix: &str, text: String) -> String {
+    if prefix.is_empty() { text } else { format!("{prefix}{text}") }
 }
 
 /// How many texts go into each batch, given their lengths in tokens: as many
@@ -200,6 +281,14 @@ fn batches(lengths: impl Iterator<Item = usize>, budget: usize) -> Vec<usize> {
         sizes.push(texts);
     }
     sizes
+}
+
+/// `vectors`, if all may be stored; the caller knows the first as `first`.
+fn checked(first: usize, vectors: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, EmbedError> {
+    for (n, vector) in vectors.iter().enumerate() {
+        check(vector).map_err(|reason| EmbedError::Input { index: first + n, reason: reason.into() })?;
+    }
+    Ok(vectors)
 }
 
 /// Whether `vector` may be stored: finite numbers and a length of 1.
@@ -292,6 +381,27 @@ mod tests {
                 assert!(cosine(&answer[i], &expected) > 0.999_999, "call {n} text {i}");
             }
         }
+    }
+
+    #[test]
+    fn small_requests_that_wait_together_each_get_their_own_vectors_and_counts() {
+        let settings = Settings { threads: 1, ..Settings::default() };
+        let model = LocalModel::load(&testing::model_dir(), &settings, Element::Fp32).unwrap();
+        let text = |n: usize| format!("request {n} {}", "and so on ".repeat(n % 5));
+        let request = |n: usize| vec![text(n); n % 3];
+        // Their one worker is busy with a list while these come.
+        let list = model.embed(vec!["a text of a long list ".repeat(20); 8]);
+        let (_, answers) = block_on(async {
+            tokio::join!(list, join_all((0..20).map(|n| model.embed_counted(request(n)))))
+        });
+        for (n, answer) in answers.into_iter().enumerate() {
+            let answer = answer.unwrap();
+            let tokens: usize = request(n).iter().map(|text| model.model.ids(0, text).unwrap().len()).sum();
+            assert_eq!((answer.vectors.len(), answer.tokens), (n % 3, tokens), "request {n}");
+            let alone = block_on(model.embed(vec![text(n)])).unwrap();
+            assert!(answer.vectors.iter().all(|vector| cosine(vector, &alone[0]) > 0.999_999));
+        }
+        assert!(model.gather.take(0).is_empty());
     }
 
     #[test]

@@ -6,10 +6,12 @@
 //! [`cache`] wraps any of them.
 //!
 //! The local model is [`model`] (its files, verified), [`tokenizer`] (text to
-//! token ids), [`bert`] (token ids to vectors) and [`pool`] (the threads).
+//! token ids), [`bert`] (token ids to vectors), [`pool`] (the threads) and
+//! [`gather`] (small requests that share a batch).
 
 pub mod bert;
 pub mod cache;
+pub mod gather;
 pub mod hashing;
 pub mod local;
 pub mod model;
@@ -20,6 +22,8 @@ pub mod tokenizer;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -31,7 +35,7 @@ pub use self::{
     bert::Element,
     cache::{Cached, Shelf, ShelfError},
     hashing::Hashing,
-    local::LocalModel,
+    local::{Counted, LocalModel},
     model::{ModelDescription, ModelError},
     remote::{Budget, Circuit, EndpointState, QuotaKind, QuotaState, Remote, Spending, Spent},
     settings::{ElementChoice, Provider, Settings},
@@ -159,10 +163,7 @@ pub fn open(settings: &Settings, stored: &[Space]) -> Result<Arc<dyn Embedder>, 
     match settings.provider {
         Provider::Hashing => Ok(Arc::new(Hashing::default())),
         Provider::Remote => Ok(Arc::new(Remote::open(settings)?)),
-        Provider::Local => {
-            let dir = settings.model_folder(std::env::var_os("THALWEG_MODELS").as_deref());
-            Ok(Arc::new(LocalModel::load(&dir, settings, settings.element(stored))?))
-        }
+        Provider::Local => Ok(Arc::new(LocalModel::open(settings, stored)?)),
     }
 }
 

@@ -1,9 +1,15 @@
 //! Model folders: what is in them, and that it is what it should be.
 //!
-//! A model is a folder of five files as sentence-transformers lays them out.
-//! Every file is read once, hashed, and compared with the digest written down
-//! here before anything in it is believed: it does not matter where the files
-//! were downloaded from.
+//! A model is a folder as sentence-transformers lays it out ([`layout`]). The
+//! files of a [`known`] model are compared with digests written down here
+//! before anything in them is believed: it does not matter where they were
+//! downloaded from. Of any other model the digests are computed, so that its
+//! vectors are never taken for those of another.
+
+pub mod known;
+mod layout;
+pub mod pull;
+mod wheel;
 
 use std::{
     fs::File,
@@ -11,80 +17,52 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use known::{DEFAULT, is_known, known, known_names};
+
+use self::{known::Known, layout::Layout};
 use super::{
-    bert::{Config, WeightsError},
+    bert::{Config, Pooling, WeightsError},
     tokenizer::TokenizerError,
 };
 
-/// The model used unless another is named.
-pub const DEFAULT: &str = "all-MiniLM-L6-v2";
-
 const WEIGHTS: &str = "model.safetensors";
 const TOKENIZER: &str = "tokenizer.json";
-const CONFIG: &str = "config.json";
-const POOLING: &str = "1_Pooling/config.json";
-const LIMITS: &str = "sentence_bert_config.json";
 
-/// A model that the encoder computes faithfully, by test.
-struct Known {
-    name: &'static str,
-    licence: &'static str,
-    /// Path in the folder and SHA-256, in hex.
-    files: [(&'static str, &'static str); 5],
+/// What is found out about a folder without computing anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Of the files that are read.
+    pub bytes: u64,
+    /// Numbers in a vector.
+    pub dimensions: usize,
+    /// Whether the digests are those of a known model.
+    pub pinned: bool,
 }
 
-const KNOWN: [Known; 1] = [Known {
-    name: DEFAULT,
-    licence: "Apache-2.0",
-    files: [
-        (WEIGHTS, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-        (TOKENIZER, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
-        (CONFIG, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
-        (POOLING, "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
-        (LIMITS, "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"),
-    ],
-}];
-
-/// Names and licences of all models.
-pub fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
-    KNOWN.iter().map(|known| (known.name, known.licence))
-}
-
-/// Checks that `dir` holds the files of the model called `name`, by digest.
-/// Reads all of them, a piece at a time. Returns their bytes.
-pub fn verify(name: &str, dir: &Path) -> Result<u64, ModelError> {
-    let known = KNOWN
-        .iter()
-        .find(|known| known.name == name)
-        .ok_or_else(|| ModelError::Unknown { name: name.to_owned(), known: known_names() })?;
-    let mut bytes = 0;
-    for (file, sha256) in known.files {
-        let path = dir.join(file);
-        bytes += std::fs::metadata(&path).map_err(|source| unreadable(&path, source))?.len();
-        let found = digest_of_file(&path).map_err(|source| unreadable(&path, source))?;
-        same_digest(path, sha256, found)?;
+/// Checks that `dir` holds the files of the model called `name`: by digest if
+/// it is a known one, else that they are there and can be used. Reads files a
+/// piece at a time.
+pub fn verify(name: &str, dir: &Path) -> Result<Checked, ModelError> {
+    let mut folder = Folder::of(name, dir);
+    let layout = Layout::read(&mut folder)?;
+    for path in [WEIGHTS, TOKENIZER] {
+        folder.check(path)?;
     }
-    Ok(bytes)
-}
-
-/// Whether there is a model of that name.
-pub fn is_known(name: &str) -> bool {
-    KNOWN.iter().any(|known| known.name == name)
-}
-
-/// The names of all models, for messages.
-pub fn known_names() -> String {
-    KNOWN.each_ref().map(|known| known.name).join(", ")
+    Ok(Checked {
+        bytes: folder.files.iter().map(|file| file.size).sum(),
+        dimensions: layout.config.hidden_size,
+        pinned: folder.known.is_some(),
+    })
 }
 
 /// Why a model folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// There is no model of that name.
-    #[error("`{name}` is not a known model; known: {known}")]
+    #[error("`{name}` is not a known model (known: {known}); say where its folder is with embed.model_dir")]
     Unknown {
         /// What was asked for.
         name: String,
@@ -92,7 +70,7 @@ pub enum ModelError {
         known: String,
     },
     /// A file is not there.
-    #[error("{} is missing: run `scripts/fetch-model`", path.display())]
+    #[error("{} is missing: run `thalweg models pull`", path.display())]
     Missing {
         /// Where it should be.
         path: PathBuf,
@@ -107,7 +85,7 @@ pub enum ModelError {
     },
     /// A file is not the one that belongs to the model.
     #[error(
-        "{} has SHA-256 {found}, but the model's has {expected}: remove it and run `scripts/fetch-model`",
+        "{} has SHA-256 {found}, but the model's has {expected}: remove it and run `thalweg models pull`",
         path.display()
     )]
     Digest {
@@ -125,6 +103,14 @@ pub enum ModelError {
         path: PathBuf,
         /// What is wrong, and where.
         source: serde_json::Error,
+    },
+    /// A configuration file asks for something that is not implemented.
+    #[error("{}: {reason}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it asks for, and what there is.
+        reason: String,
     },
     /// The weights do not fit the configuration.
     #[error("{WEIGHTS} cannot be used: {0}")]
@@ -168,9 +154,13 @@ pub struct ModelDescription {
     pub dimensions: usize,
     /// Tokens kept of a text, special tokens included.
     pub max_tokens: usize,
-    /// How token states become one vector: `mean`.
+    /// How token states become one vector: `mean` or `cls`.
     pub pooling: String,
-    /// SPDX name of the weights' licence.
+    /// Put before each text.
+    pub prefix: String,
+    /// Put before each query.
+    pub query_prefix: String,
+    /// SPDX name of the weights' licence; empty where it is not known.
     pub licence: String,
 }
 
@@ -191,67 +181,82 @@ impl ModelDescription {
 pub(super) struct ModelFiles {
     pub description: ModelDescription,
     pub config: Config,
+    pub pooling: Pooling,
     pub weights: Vec<u8>,
     pub tokenizer: Vec<u8>,
-}
-
-#[derive(Deserialize)]
-struct Limits {
-    max_seq_length: usize,
-}
-
-#[derive(Deserialize)]
-struct Pooling {
-    pooling_mode_mean_tokens: bool,
 }
 
 impl ModelFiles {
     /// Reads the model called `name` from `dir`.
     pub fn read(name: &str, dir: &Path) -> Result<Self, ModelError> {
-        let known = KNOWN
-            .iter()
-            .find(|known| known.name == name)
-            .ok_or_else(|| ModelError::Unknown { name: name.to_owned(), known: known_names() })?;
-        let mut files = Vec::new();
-        let [weights, tokenizer, config, pooling, limits] = known.files.map(|(path, sha256)| {
-            let bytes = read_verified(&dir.join(path), sha256)?;
-            files.push(ModelFile {
-                path: path.to_owned(),
-                size: bytes.len() as u64,
-                sha256: sha256.to_owned(),
-            });
-            Ok::<_, ModelError>(bytes)
-        });
-        let (weights, tokenizer) = (weights?, tokenizer?);
-        let config: Config = parse(&config?, dir.join(CONFIG))?;
-        let pooling: Pooling = parse(&pooling?, dir.join(POOLING))?;
-        let limits: Limits = parse(&limits?, dir.join(LIMITS))?;
-        let mismatch = |reason: &str| ModelError::Mismatch { dir: dir.to_owned(), reason: reason.to_owned() };
-        if !pooling.pooling_mode_mean_tokens {
-            return Err(mismatch("the pooling is not `mean`"));
-        }
-        if !(2..=config.max_position_embeddings).contains(&limits.max_seq_length) {
-            return Err(mismatch("there are fewer positions than the longest text has tokens"));
-        }
-        let digest_at = |n: usize| known.files.get(n).map_or("", |(_, sha256)| sha256).to_owned();
+        let mut folder = Folder::of(name, dir);
+        let Layout { config, pooling, max_tokens, prompts } = Layout::read(&mut folder)?;
+        let (tokenizer, tokenizer_digest) = folder.required(TOKENIZER)?;
+        let (weights, revision) = folder.required(WEIGHTS)?;
         let description = ModelDescription {
             name: name.to_owned(),
-            revision: digest_at(0),
-            tokenizer: digest_at(1),
-            files,
+            revision,
+            tokenizer: tokenizer_digest,
+            files: folder.files,
             dimensions: config.hidden_size,
-            max_tokens: limits.max_seq_length,
-            pooling: "mean".into(),
-            licence: known.licence.into(),
+            max_tokens,
+            pooling: pooling.name().to_owned(),
+            prefix: prompts.document,
+            query_prefix: prompts.query,
+            licence: folder.known.map_or("", |known| known.licence).to_owned(),
         };
-        Ok(Self { description, config, weights, tokenizer })
+        Ok(Self { description, config, pooling, weights, tokenizer })
     }
 }
 
-fn read_verified(path: &Path, sha256: &str) -> Result<Vec<u8>, ModelError> {
-    let bytes = std::fs::read(path).map_err(|source| unreadable(path, source))?;
-    same_digest(path.to_owned(), sha256, hex(&Sha256::digest(&bytes)))?;
-    Ok(bytes)
+/// A folder that is being read, and what was read of it.
+struct Folder<'a> {
+    dir: &'a Path,
+    known: Option<&'static Known>,
+    files: Vec<ModelFile>,
+}
+
+impl<'a> Folder<'a> {
+    fn of(name: &str, dir: &'a Path) -> Self {
+        Self { dir, known: Known::of(name), files: Vec::new() }
+    }
+
+    /// A file and its digest, if it is there. To a known model belong the
+    /// files with a digest, and no others.
+    fn optional(&mut self, path: &str) -> Result<Option<(Vec<u8>, String)>, ModelError> {
+        if self.known.is_some_and(|known| known.sha256(path).is_none()) {
+            return Ok(None);
+        }
+        match self.required(path) {
+            Err(ModelError::Missing { .. }) if self.known.is_none() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// A file and its digest.
+    fn required(&mut self, path: &str) -> Result<(Vec<u8>, String), ModelError> {
+        let at = self.dir.join(path);
+        let bytes = std::fs::read(&at).map_err(|source| unreadable(&at, source))?;
+        let sha256 = hex(&Sha256::digest(&bytes));
+        self.note(path, bytes.len() as u64, &sha256)?;
+        Ok((bytes, sha256))
+    }
+
+    /// As [`required`](Self::required), of a file that is not needed now.
+    fn check(&mut self, path: &str) -> Result<(), ModelError> {
+        let at = self.dir.join(path);
+        let size = std::fs::metadata(&at).map_err(|source| unreadable(&at, source))?.len();
+        let sha256 = digest_of_file(&at).map_err(|source| unreadable(&at, source))?;
+        self.note(path, size, &sha256)
+    }
+
+    fn note(&mut self, path: &str, size: u64, sha256: &str) -> Result<(), ModelError> {
+        if let Some(expected) = self.known.and_then(|known| known.sha256(path)) {
+            same_digest(self.dir.join(path), expected, sha256.to_owned())?;
+        }
+        self.files.push(ModelFile { path: path.to_owned(), size, sha256: sha256.to_owned() });
+        Ok(())
+    }
 }
 
 fn unreadable(path: &Path, source: io::Error) -> ModelError {
@@ -269,11 +274,8 @@ fn same_digest(path: PathBuf, expected: &str, found: String) -> Result<(), Model
     Err(ModelError::Digest { path, expected: expected.to_owned(), found })
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8], path: PathBuf) -> Result<T, ModelError> {
-    serde_json::from_slice(bytes).map_err(|source| ModelError::Malformed { path, source })
-}
-
-fn digest_of_file(path: &Path) -> io::Result<String> {
+/// SHA-256 of a file, in hex, read a piece at a time.
+pub fn digest_of_file(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut digest = Sha256::new();
     let mut piece = vec![0; 1 << 20];
@@ -293,7 +295,11 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::testing, *};
+    use super::{
+        super::testing,
+        layout::{CONFIG, LIMITS, POOLING},
+        *,
+    };
 
     /// A folder with all files but the weights, which would take long to read.
     fn folder_without_weights() -> tempfile::TempDir {
@@ -310,9 +316,10 @@ mod tests {
         let dir = testing::model_dir();
         let description = ModelFiles::read(DEFAULT, &dir).unwrap().description;
         assert_eq!((description.dimensions, description.max_tokens), (384, 256));
-        assert_eq!(description.files[0].size, 90_868_376);
-        assert_eq!(description.revision, description.files[0].sha256);
-        assert_eq!(description.tokenizer, description.files[1].sha256);
+        let file = |path: &str| description.files.iter().find(|file| file.path == path).unwrap();
+        assert_eq!((description.files.len(), file(WEIGHTS).size), (5, 90_868_376));
+        assert_eq!(description.revision, file(WEIGHTS).sha256);
+        assert_eq!(description.tokenizer, file(TOKENIZER).sha256);
         let json = serde_json::to_string(&description).unwrap();
         let description: ModelDescription = serde_json::from_str(&json).unwrap();
         description.verify(&dir).unwrap();
@@ -324,7 +331,7 @@ mod tests {
         let error = ModelFiles::read(DEFAULT, dir.path()).err().unwrap();
         assert!(matches!(error, ModelError::Missing { .. }));
         assert!(
-            error.to_string().ends_with("model.safetensors is missing: run `scripts/fetch-model`"),
+            error.to_string().ends_with("model.safetensors is missing: run `thalweg models pull`"),
             "{error}"
         );
     }
@@ -333,7 +340,11 @@ mod tests {
     fn a_file_that_is_not_the_models_is_refused() {
         let dir = folder_without_weights();
         let path = dir.path().join(CONFIG);
-        let config = ModelFile { path: CONFIG.into(), size: 612, sha256: KNOWN[0].files[2].1.into() };
+        let config = ModelFile {
+            path: CONFIG.into(),
+            size: 612,
+            sha256: Known::of(DEFAULT).unwrap().sha256(CONFIG).unwrap().into(),
+        };
         let description = ModelDescription {
             name: DEFAULT.into(),
             revision: String::new(),
@@ -342,18 +353,23 @@ mod tests {
             dimensions: 384,
             max_tokens: 256,
             pooling: "mean".into(),
+            prefix: String::new(),
+            query_prefix: String::new(),
             licence: String::new(),
         };
         description.verify(dir.path()).unwrap();
         let altered = String::from_utf8(std::fs::read(&path).unwrap()).unwrap().replace("1e-12", "1e-13");
         std::fs::write(&path, altered).unwrap();
         assert!(matches!(description.verify(dir.path()), Err(ModelError::Digest { .. })));
-        assert!(matches!(read_verified(&path, KNOWN[0].files[2].1), Err(ModelError::Digest { .. })));
+        assert!(matches!(ModelFiles::read(DEFAULT, dir.path()), Err(ModelError::Digest { .. })));
+        assert!(matches!(verify(DEFAULT, dir.path()), Err(ModelError::Digest { .. })));
     }
 
     #[test]
-    fn an_unknown_model_is_refused_by_name() {
-        let error = ModelFiles::read("all-mpnet", Path::new(".")).err().unwrap();
-        assert_eq!(error.to_string(), "`all-mpnet` is not a known model; known: all-MiniLM-L6-v2");
+    fn a_file_that_was_put_beside_a_known_models_is_not_believed() {
+        let dir = folder_without_weights();
+        std::fs::write(dir.path().join("modules.json"), "[{\"path\": \"\", \"type\": \"Dense\"}]").unwrap();
+        let error = ModelFiles::read(DEFAULT, dir.path()).err().unwrap();
+        assert!(error.to_string().contains("model.safetensors is missing"), "{error}");
     }
 }

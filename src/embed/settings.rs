@@ -39,7 +39,9 @@ pub struct Settings {
     /// Name of the model: of a local one, or as the endpoints know it.
     pub model: String,
     /// Folder of the local model's files; empty means the folder of that name
-    /// in `$THALWEG_MODELS`, or in `models` where that is not set.
+    /// in `$THALWEG_MODELS`, or in `models` where that is not set. With a
+    /// folder, `model` may be any name: it holds a BERT-family sentence model
+    /// as sentence-transformers saves it.
     pub model_dir: String,
     /// Numbers that the local model computes with.
     pub element: ElementChoice,
@@ -90,7 +92,7 @@ pub enum Provider {
 
 /// Numbers that the local model computes with. Vectors of different numbers
 /// are of different spaces and never compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ElementChoice {
     /// Those of the vectors that are stored already; where there are none,
@@ -132,9 +134,18 @@ impl Settings {
     /// Refuses values that cannot be meant.
     pub fn validate(&self) -> Result<(), SettingError> {
         SettingError::unless(
-            self.provider != Provider::Local || model::is_known(&self.model),
+            self.provider != Provider::Local || model::is_known(&self.model) || !self.model_dir.is_empty(),
             "model",
-            format!("`{}` is not a known model; known: {}", self.model, model::known_names()),
+            format!(
+                "`{}` is not a known model (known: {}); for one of your own set model_dir, too",
+                self.model,
+                model::known_names()
+            ),
+        )?;
+        SettingError::unless(
+            self.provider != Provider::Local || !self.model.trim().is_empty(),
+            "model",
+            "give the model a name",
         )?;
         SettingError::unless(
             self.threads <= MOST_THREADS,
@@ -253,6 +264,9 @@ mod tests {
         assert!(unknown.message.contains("all-MiniLM-L6-v2"));
         assert_eq!(refused(Settings { threads: 5_000, ..Settings::default() }).key, "threads");
         assert_eq!(refused(Settings { batch_tokens: 10, ..Settings::default() }).key, "batch_tokens");
+        let own = Settings { model: "own".into(), model_dir: "/m".into(), ..Settings::default() };
+        own.validate().unwrap();
+        assert_eq!(refused(Settings { model: " ".into(), ..own }).key, "model");
         let hashing = Settings { provider: Provider::Hashing, model: String::new(), ..Settings::default() };
         hashing.validate().unwrap();
     }

@@ -9,6 +9,9 @@ use std::{
 
 /// From PyPI.
 const PYTHON: [&str; 2] = ["msgpack==1.2.4", "fluent-logger==0.11.1"];
+/// From PyPI, for `tests/it/embed_server.rs`; apart from the others, because
+/// they bring along many more.
+const OPENAI: [&str; 2] = ["openai==3.54.0", "langchain-openai==1.7.3"];
 /// From npm.
 const NODE: [&str; 2] = ["@fluent-org/logger@1.0.10", "@msgpack/msgpack@2.8.0"];
 
@@ -42,19 +45,26 @@ fn run(program: &Path, arguments: &[&str]) {
     assert!(done.status.success(), "{} {arguments:?}: {done:?}", program.display());
 }
 
-/// A Python with the packages above. Fails loudly without Python: the client
-/// in the documentation must not rot unseen.
+/// A Python with clients of this protocol. Fails loudly without Python: the
+/// client in the documentation must not rot unseen.
 pub fn python() -> PathBuf {
-    let home = target("test-venv");
+    python_with("test-venv", &PYTHON)
+}
+
+/// A Python with clients of OpenAI's.
+pub fn python_of_openai() -> PathBuf {
+    python_with("test-venv-openai", &OPENAI)
+}
+
+fn python_with(home: &str, packages: &[&str]) -> PathBuf {
+    let home = target(home);
     let python = home.join("bin/python");
-    once(&home, &PYTHON, || {
+    once(&home, packages, || {
         let version = Command::new("python3").arg("--version").output();
         assert!(version.is_ok_and(|done| done.status.success()), "this test needs python3 with venv and pip");
         run(Path::new("python3"), &["-m", "venv", home.to_str().unwrap()]);
-        run(
-            &python,
-            &[&["-m", "pip", "install", "--quiet", "--disable-pip-version-check"][..], &PYTHON].concat(),
-        );
+        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        run(&python, &[&install[..], packages].concat());
     });
     python
 }

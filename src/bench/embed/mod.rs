@@ -71,7 +71,7 @@ pub fn embed(options: &Options, against: &Against) -> Result<Vec<Case>> {
     let folder = Settings::default().model_folder(std::env::var_os("THALWEG_MODELS").as_deref());
     let open = |element| {
         LocalModel::load(&folder, &Settings::default(), element)
-            .context("there is no local model to measure: run `scripts/fetch-model`, or set THALWEG_MODELS to its folder")
+            .context("there is no local model to measure: run `thalweg models pull`, or set THALWEG_MODELS to its folder")
     };
     let models = Element::ALL.into_iter().map(|e| Ok((e, open(e)?))).collect::<Result<Vec<_>>>()?;
     for (element, _) in &models {

@@ -163,13 +163,13 @@ fn model_files(pipeline: &Pipeline) -> Check {
     }
     let folder = settings.model_folder(std::env::var_os("THALWEG_MODELS").as_deref());
     match model::verify(&settings.model, &folder) {
-        Ok(bytes) => {
-            let found =
-                format!("{} in {}, {}, digests agree", settings.model, folder.display(), ByteSize(bytes));
-            Check::ok("model", found)
+        Ok(checked) => {
+            let state = if checked.pinned { "digests agree" } else { "not a known model, can be used" };
+            let (name, bytes) = (&settings.model, ByteSize(checked.bytes));
+            Check::ok("model", format!("{name} in {}, {bytes}, {state}", folder.display()))
         }
         Err(error) => {
-            let advice = "run `scripts/fetch-model`, or set THALWEG_MODELS to where models are";
+            let advice = "run `thalweg models pull`, or set THALWEG_MODELS to where models are";
             Check::problem("model", error.to_string(), advice)
         }
     }

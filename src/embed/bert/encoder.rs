@@ -11,9 +11,29 @@ use super::{
 /// states (1,536 numbers each) then stay in the second-level cache.
 const BLOCK_ROWS: usize = 128;
 
-/// A BERT encoder with mean pooling and vectors of length 1.
+/// How the states of a text's tokens become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// That of the first.
+    Cls,
+}
+
+impl Pooling {
+    /// As a [`Space`](crate::embed::Space) names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Cls => "cls",
+        }
+    }
+}
+
+/// A BERT encoder with vectors of length 1.
 pub struct Encoder {
     config: Config,
+    pooling: Pooling,
     weights: Weights,
     attention: Attention,
 }
@@ -39,10 +59,15 @@ pub struct Scratch {
 impl Encoder {
     /// From the bytes of a safetensors file and its configuration; products
     /// are computed with `element`.
-    pub fn read(file: &[u8], config: Config, element: Element) -> Result<Self, WeightsError> {
+    pub fn read(
+        file: &[u8],
+        config: Config,
+        pooling: Pooling,
+        element: Element,
+    ) -> Result<Self, WeightsError> {
         let weights = Weights::read(file, &config, element)?;
         let attention = Attention::new(config.num_attention_heads, config.head_size());
-        Ok(Self { config, weights, attention })
+        Ok(Self { config, pooling, weights, attention })
     }
 
     /// The configuration it was read with.
@@ -66,7 +91,14 @@ impl Encoder {
             self.feed_forward(layer, scratch);
         }
         let hidden = self.config.hidden_size;
-        texts.into_iter().map(|rows| pooled(rows_of(&scratch.states, rows, hidden), hidden)).collect()
+        let pooled = |rows: Range<usize>| {
+            let rows = match self.pooling {
+                Pooling::Mean => rows,
+                Pooling::Cls => rows.start..rows.start + 1,
+            };
+            mean_of_length_1(rows_of(&scratch.states, rows, hidden), hidden)
+        };
+        texts.into_iter().map(pooled).collect()
     }
 
     /// Word and position embeddings, summed and normalised, into the states.
@@ -131,7 +163,7 @@ fn row_ranges(batch: &[impl AsRef<[u32]>]) -> Vec<Range<usize>> {
 }
 
 /// The mean of `rows`, brought to length 1.
-fn pooled(rows: &[f32], columns: usize) -> Vec<f32> {
+fn mean_of_length_1(rows: &[f32], columns: usize) -> Vec<f32> {
     let mut sum = vec![0.0; columns];
     for row in rows.chunks_exact(columns) {
         for (total, x) in sum.iter_mut().zip(row) {

@@ -8,6 +8,6 @@ mod encoder;
 mod kernel;
 mod weights;
 
-pub use encoder::{Encoder, Scratch};
+pub use encoder::{Encoder, Pooling, Scratch};
 pub use kernel::Element;
 pub use weights::{Config, WeightsError};

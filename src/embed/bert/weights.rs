@@ -5,6 +5,9 @@ use serde::Deserialize;
 
 use super::kernel::{Element, Linear};
 
+/// Beyond this, a size is a mistake, and its products might not fit a `usize`.
+const MOST: usize = 1 << 20;
+
 /// The part of `config.json` that decides how the encoder computes.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Config {
@@ -26,6 +29,20 @@ pub struct Config {
     pub hidden_act: String,
     /// The architecture; only `bert` is implemented.
     pub model_type: String,
+    /// How positions are told apart; only `absolute` is implemented.
+    #[serde(default = "absolute")]
+    pub position_embedding_type: String,
+    /// Kinds of sentences; every text is of the first.
+    #[serde(default = "two")]
+    pub type_vocab_size: usize,
+}
+
+fn absolute() -> String {
+    "absolute".to_owned()
+}
+
+fn two() -> usize {
+    2
 }
 
 /// Why a checkpoint cannot be used.
@@ -60,8 +77,8 @@ pub enum WeightsError {
         /// Shape in the file.
         found: Vec<usize>,
     },
-    /// A tensor holds something other than 32-bit floats.
-    #[error("tensor `{tensor}` holds {found:?}, but only F32 is read")]
+    /// A tensor holds something other than floats.
+    #[error("tensor `{tensor}` holds {found:?}, but only F32, F16 and BF16 are read")]
     Type {
         /// Its name.
         tensor: String,
@@ -76,12 +93,25 @@ impl Config {
         self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0)
     }
 
-    fn check(&self) -> Result<(), WeightsError> {
+    /// Refuses what is not implemented, by key.
+    pub fn check(&self) -> Result<(), WeightsError> {
         let unless = |holds: bool, key, found: String, supported| {
             if holds { Ok(()) } else { Err(WeightsError::Unsupported { key, found, supported }) }
         };
         unless(self.model_type == "bert", "model_type", self.model_type.clone(), "`bert`")?;
         unless(self.hidden_act == "gelu", "hidden_act", self.hidden_act.clone(), "`gelu`")?;
+        let positions = self.position_embedding_type.clone();
+        unless(positions == "absolute", "position_embedding_type", positions, "`absolute`")?;
+        for (key, size) in [
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("intermediate_size", self.intermediate_size),
+            ("vocab_size", self.vocab_size),
+            ("type_vocab_size", self.type_vocab_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ] {
+            unless(size <= MOST, key, size.to_string(), "a number up to 1048576")?;
+        }
         let divides = self.head_size() > 0 && self.head_size() * self.num_attention_heads == self.hidden_size;
         let heads = self.num_attention_heads.to_string();
         unless(divides, "num_attention_heads", heads, "a divisor of `hidden_size`")
@@ -123,7 +153,8 @@ impl Weights {
         config.check()?;
         let tensors = Tensors { file: SafeTensors::deserialize(file)?, element };
         let hidden = config.hidden_size;
-        let types = tensors.read("embeddings.token_type_embeddings.weight", &[2, hidden])?;
+        let types =
+            tensors.read("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, hidden])?;
         let mut positions = tensors
             .read("embeddings.position_embeddings.weight", &[config.max_position_embeddings, hidden])?;
         for row in positions.chunks_exact_mut(hidden) {
@@ -180,16 +211,21 @@ impl Tensors<'_> {
     /// The numbers of `tensor`, row-major, if it has the `expected` shape.
     fn read(&self, tensor: &str, expected: &[usize]) -> Result<Vec<f32>, WeightsError> {
         let name = || tensor.to_owned();
-        let view = self.file.tensor(tensor).map_err(|_| WeightsError::Missing { tensor: name() })?;
-        if view.dtype() != Dtype::F32 {
-            return Err(WeightsError::Type { tensor: name(), found: view.dtype() });
-        }
+        // With a head that was trained on top, the encoder is called `bert`.
+        let view = self.file.tensor(tensor).or_else(|_| self.file.tensor(&format!("bert.{tensor}")));
+        let view = view.map_err(|_| WeightsError::Missing { tensor: name() })?;
         if view.shape() != expected {
             let (expected, found) = (expected.to_vec(), view.shape().to_vec());
             return Err(WeightsError::Shape { tensor: name(), expected, found });
         }
-        let (numbers, _) = view.data().as_chunks::<4>();
-        Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+        let bytes = view.data();
+        let halves = || bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
+        match view.dtype() {
+            Dtype::F32 => Ok(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+            Dtype::F16 => Ok(halves().map(from_f16).collect()),
+            Dtype::BF16 => Ok(halves().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect()),
+            found => Err(WeightsError::Type { tensor: name(), found }),
+        }
     }
 
     fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, WeightsError> {
@@ -204,6 +240,19 @@ impl Tensors<'_> {
             bias: self.read(&format!("{name}.bias"), &[columns])?,
         })
     }
+}
+
+/// An IEEE 754 half: 1 bit of sign, 5 of exponent, 10 of fraction.
+fn from_f16(bits: u16) -> f32 {
+    let sign = u32::from(bits >> 15) << 31;
+    let (exponent, fraction) = (u32::from(bits >> 10 & 0x1f), u32::from(bits & 0x3ff));
+    let magnitude = match exponent {
+        // Fractions of the smallest normal number.
+        0 => f32::from(bits & 0x3ff) * 2.0_f32.powi(-24),
+        31 => f32::from_bits(0xff << 23 | fraction << 13),
+        _ => f32::from_bits((exponent + 112) << 23 | fraction << 13),
+    };
+    f32::from_bits(magnitude.to_bits() | sign)
 }
 
 #[cfg(test)]
@@ -223,6 +272,8 @@ mod tests {
             layer_norm_eps: 1e-12,
             hidden_act: "gelu".into(),
             model_type: "bert".into(),
+            position_embedding_type: absolute(),
+            type_vocab_size: 2,
         }
     }
 
@@ -270,8 +321,28 @@ mod tests {
             format!("tensor `{WORDS}` is missing")
         );
         assert!(refusal(&checkpoint(WORDS, 6, Dtype::F32), &config).contains("has shape [6, 4]"));
-        assert!(refusal(&checkpoint(WORDS, 5, Dtype::F16), &config).contains("holds F16"));
+        assert!(refusal(&checkpoint(WORDS, 5, Dtype::F64), &config).contains("holds F64"));
         assert!(refusal(b"not a checkpoint", &config).starts_with("not a safetensors file"));
+    }
+
+    #[test]
+    fn halves_are_read_as_the_numbers_they_are() {
+        for (bits, number) in [
+            (0x0000, 0.0),
+            (0x3c00, 1.0),
+            (0xc000, -2.0),
+            (0x3555, 0.333_251_95),
+            (0x7bff, 65_504.0),
+            (0x0400, 6.103_515_6e-5),
+            (0x0001, 5.960_464_5e-8),
+            (0x83ff, -6.097_555e-5),
+            (0x7c00, f32::INFINITY),
+        ] {
+            assert_eq!(from_f16(bits), number, "{bits:#06x}");
+        }
+        assert!(from_f16(0x7e00).is_nan() && from_f16(0x8000).is_sign_negative());
+        // Larger bits, larger numbers: no gap between the three kinds.
+        assert!((0..0x7c00_u16).all(|bits| from_f16(bits) < from_f16(bits + 1)));
     }
 
     #[test]
@@ -282,6 +353,9 @@ mod tests {
                 .contains("`hidden_act` = `relu`")
         );
         assert!(refusal(&file, &Config { model_type: "gpt2".into(), ..config() }).contains("`model_type`"));
+        let relative = Config { position_embedding_type: "relative_key".into(), ..config() };
+        assert!(refusal(&file, &relative).contains("`position_embedding_type` = `relative_key`"));
+        assert!(refusal(&file, &Config { vocab_size: 1 << 30, ..config() }).contains("`vocab_size`"));
         assert!(refusal(&file, &Config { num_attention_heads: 3, ..config() }).contains("a divisor"));
         assert!(refusal(&file, &Config { num_attention_heads: 0, ..config() }).contains("a divisor"));
     }

@@ -1,0 +1,44 @@
+//! What commands share that run until they are told to stop.
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing_subscriber::EnvFilter;
+
+/// Logs what passes `filter` to standard error, as JSON.
+///
+/// # Errors
+/// If it is not a filter.
+pub(super) fn start_logging(filter: &str) -> Result<()> {
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_span_list(false)
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::try_new(filter).context("--log")?)
+        .init();
+    Ok(())
+}
+
+/// Cancels `stop` at the first SIGTERM or SIGINT, and ends the process at the
+/// second, until the handle is dropped.
+pub(super) fn stop_at_signals(stop: CancellationToken) -> AbortOnDropHandle<Result<()>> {
+    AbortOnDropHandle::new(tokio::spawn(watch_signals(stop)))
+}
+
+async fn watch_signals(stop: CancellationToken) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    for _ in 0..2 {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if stop.is_cancelled() {
+            tracing::warn!("stopped at once by a second signal");
+            std::process::exit(i32::from(super::FOUND_WRONG));
+        }
+        stop.cancel();
+    }
+    Ok(())
+}

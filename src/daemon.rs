@@ -30,12 +30,13 @@ use crate::{
     dataflow::{Cpu, Drained, Supervisor},
     dictionary::Library,
     durable,
-    embed::{self, Cached, Space, TokenSpans},
+    embed::{self, Cached, Embedder, Space, TokenSpans},
     log::{Directory, Log, Recovery, segment_name},
     pipeline::{
         Ingest,
         archive::Archive,
         backfill::Backfill,
+        canary::Guarded,
         damage::DamageRegister,
         derive::Derive,
         deriver::Deriver,
@@ -43,6 +44,7 @@ use crate::{
         progress::Progress,
         search::Searcher,
         serving::{Served, Serving},
+        shadow::Shadow,
         spending::Account,
         survey::{Remembered, survey},
     },
@@ -110,17 +112,22 @@ impl Workbench {
         restore_dictionaries(&pipeline, &artifacts).await;
         let stored = store.spaces().await?.into_iter().filter(|space| space.state != SpaceState::Retired);
         let stored: Vec<_> = stored.map(|row| row.space).collect();
-        let served = serve(&pipeline.embed, &store, stored).await?;
-        let account = |served: &Served| {
+        let served = serve(&pipeline.embed, &store, &stored).await?;
+        store.replace_unused(served.space_key).await?;
+        let tokens = served.model.tokens();
+        let mut members = vec![served];
+        if let Some(next) = &pipeline.migrate {
+            members.push(serve(next, &store, &stored).await.context("[migrate] cannot be used")?);
+        }
+        let account = |(served, name): (&Served, &str)| {
             let budget = served.model.budget()?.clone();
-            Some(Account { budget, store: store.clone(), pipeline: pipeline.name.clone() })
+            Some(Account { budget, store: store.clone(), pipeline: format!("{}{name}", pipeline.name) })
         };
-        let accounts: Vec<Account> = account(&served).into_iter().collect();
+        let accounts: Vec<Account> = members.iter().zip(["", "/migrate"]).filter_map(account).collect();
         for account in &accounts {
             account.settle().await?;
         }
-        let tokens = served.model.tokens();
-        let serving = Arc::new(Serving::new(store.clone(), vec![served]));
+        let serving = Arc::new(Serving::new(store.clone(), members));
         serving.now().await?;
         let (pipeline, cpu) = (Arc::new(pipeline), Cpu::new(0)?);
         Ok(Self { pipeline, store, serving, tokens, accounts, artifacts, cpu })
@@ -153,10 +160,12 @@ impl Workbench {
 
 /// Opens the embedder that `settings` name, for a store that holds vectors of
 /// the spaces `stored`.
-async fn serve(settings: &embed::Settings, store: &Store, stored: Vec<Space>) -> Result<Served> {
+async fn serve(settings: &embed::Settings, store: &Store, stored: &[Space]) -> Result<Served> {
     let (cache_memory, settings) = (settings.cache_memory.as_usize(), settings.clone());
+    let stored = stored.to_vec();
     let model = tokio::task::spawn_blocking(move || embed::open(&settings, &stored)).await??;
     let space_key = store.register_space(model.space(), clock::system_ms()).await?;
+    let model = Arc::new(Guarded::new(model, store.clone(), space_key, clock::system()));
     let shelf = Arc::new(StoredVectors { store: store.clone(), space_key });
     let embedder = Arc::new(Cached::new(model.clone(), cache_memory, Some(shelf)));
     Ok(Served { space_key, embedder, model })
@@ -300,7 +309,7 @@ pub async fn run(
     let span =
         tracing::error_span!("pipeline", pipeline = pipeline.name, stream = pipeline.stream, batch_tag);
     async move {
-        let daemon = Daemon::start(pipeline, batch_tag, metrics, clock).await?;
+        let daemon = Daemon::start(pipeline, &options, batch_tag, metrics, clock).await?;
         ready(&daemon.addresses);
         daemon.run(options, stop).await
     }
@@ -328,6 +337,7 @@ struct Daemon {
 impl Daemon {
     async fn start(
         pipeline: Pipeline,
+        options: &Options,
         batch_tag: String,
         metrics: PrometheusHandle,
         clock: Clock,
@@ -380,7 +390,8 @@ impl Daemon {
             damage,
             bench,
         };
-        daemon.start_workers(lease, &batch_tag, clock)?;
+        // One that ends by itself checks its model when it needs it.
+        daemon.start_workers(lease, &batch_tag, !options.once, clock)?;
         daemon.start_server(http, &ingest, batch_tag, metrics, started);
         let sessions = Sessions::new(pipeline.sessions.clone());
         daemon.start_sources(listeners, &sessions, &ingest);
@@ -388,7 +399,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn start_workers(&mut self, lease: Lease, batch_tag: &str, clock: Clock) -> Result<()> {
+    fn start_workers(&mut self, lease: Lease, batch_tag: &str, watched: bool, clock: Clock) -> Result<()> {
         let pipeline = &self.bench.pipeline;
         let (store, artifacts) = (&self.bench.store, &self.bench.artifacts);
         let archive = archive_of(&self.log, pipeline, store, artifacts, &self.damage, clock.clone())?;
@@ -415,6 +426,20 @@ impl Daemon {
             clock,
         };
         let stop = self.workers.stop_token();
+        let members = self.bench.serving.members();
+        let rates = [Some(&pipeline.embed), pipeline.migrate.as_ref()];
+        for (served, settings) in members.iter().zip(rates.into_iter().flatten()) {
+            if members.len() > 1 {
+                let (served, store, progress) =
+                    (served.clone(), self.bench.store.clone(), self.progress.clone());
+                let shadow = Shadow { served, store, rate: settings.backfill_rate, progress };
+                self.workers.spawn("shadow", shadow.run(stop.clone()));
+            }
+            if watched {
+                let watching = served.model.clone().watch(self.progress.clone(), stop.clone());
+                self.workers.spawn("canary", watching);
+            }
+        }
         for account in &self.bench.accounts {
             self.workers.spawn("spending", account.clone().keep(stop.clone()));
         }

@@ -46,6 +46,9 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!("embed_texts_total", "Texts embedded.");
     describe_counter!("embed_cache_hits_total", "Texts whose vector was there already, by tier.");
     describe_counter!("embed_cache_misses_total", "Texts whose vector had to be computed.");
+    describe_gauge!("embed_canary_cosine", "Smallest cosine of a canary with its record, by space.");
+    describe_gauge!("embed_halted", "1 while a space is halted because its canaries changed, by space.");
+    describe_counter!("shadow_vectors_total", "Chunks of a space that is not live, by space and outcome.");
     describe_histogram!("embed_request_seconds", "Time of one request to an endpoint, by endpoint.");
     describe_counter!("embed_requests_total", "Requests to endpoints, by endpoint and outcome.");
     describe_counter!("embed_tokens_total", "Tokens that endpoints have counted, by endpoint.");
@@ -171,6 +174,20 @@ pub fn embed_cached(tier: &'static str, texts: usize) {
 /// Texts whose vector no tier of the cache had.
 pub fn embed_not_cached(texts: usize) {
     counter!("embed_cache_misses_total").increment(texts as u64);
+}
+
+/// Chunks that got a vector in a space that is not live, or never will.
+pub fn shadowed(space: &str, vectors: usize, refused: usize) {
+    for (outcome, chunks) in [("embedded", vectors), ("refused", refused)] {
+        let space = space.to_owned();
+        counter!("shadow_vectors_total", "space" => space, "outcome" => outcome).increment(chunks as u64);
+    }
+}
+
+/// How the canaries of a space compare with their records.
+pub fn canary(space: &str, cosine: f64, halted: bool) {
+    gauge!("embed_canary_cosine", "space" => space.to_owned()).set(cosine);
+    gauge!("embed_halted", "space" => space.to_owned()).set(f64::from(u8::from(halted)));
 }
 
 /// One request to an endpoint, and how it ended.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Problem, Shared};
 use crate::{
     clock,
-    embed::{Circuit, EndpointState, QuotaKind, QuotaState},
+    embed::{Circuit, Embedder, EndpointState, QuotaKind, QuotaState},
 };
 
 /// `GET /api/v1/embedding/quota`: the limit that is nearest to being reached,

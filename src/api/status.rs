@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Api, Problem, Shared};
-use crate::{metrics, pipeline::progress::Snapshot};
+use crate::{embed::Embedder, metrics, pipeline::progress::Snapshot};
 
 /// Where a pipeline stands.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub struct Segments {
 }
 
 /// Records are taken, stored and found by keyword without these.
-const DEGRADING: [&str; 2] = ["embed", "backfill"];
+const DEGRADING: [&str; 3] = ["embed", "backfill", "migration"];
 
 impl Api {
     /// Where the pipeline stands now.

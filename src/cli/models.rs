@@ -1,5 +1,7 @@
 //! `thalweg models`.
 
+mod migrate;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -24,7 +26,7 @@ use crate::{
             pull::{self, Origin},
         },
     },
-    store::SpaceRow,
+    store::{SpaceRow, Store},
     units::ByteSize,
 };
 
@@ -65,6 +67,30 @@ enum What {
         /// Address below which its files are, such as a model hub's
         #[arg(long, value_name = "URL")]
         from: Option<String>,
+    },
+    /// Compare the live space with the one that [migrate] builds beside it:
+    /// what it lacks and costs, and what both find
+    Compare {
+        /// Stored texts to ask for by some of their words
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        sample: u32,
+        /// Questions with their answers, as JSON Lines: {"tenant", "query", "ids"}
+        #[arg(long, value_name = "FILE")]
+        gold: Option<PathBuf>,
+    },
+    /// Make a space live, at once and for running daemons too; switch back the
+    /// same way
+    Switch {
+        /// Its id, as `list` shows it, or how that begins
+        space: String,
+        /// Switch although it lacks so many vectors of the live space
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        allow_missing: u64,
+    },
+    /// Delete the vectors of a space that is not live
+    Retire {
+        /// Its id, as `list` shows it, or how that begins
+        space: String,
     },
 }
 
@@ -120,6 +146,18 @@ impl Models {
             What::Pull { name, from } => return pull(&name, from, &settings, self.output),
             What::List => false,
             What::Verify => true,
+            What::Compare { sample, gold } => {
+                let pipeline = self.pipeline.load()?;
+                return super::block_on(migrate::compare(pipeline, sample, gold.as_deref(), self.output));
+            }
+            What::Switch { space, allow_missing } => {
+                let switched = |store| async move { migrate::switch(&store, &space, allow_missing).await };
+                return change(&self.pipeline.load()?, self.output, switched);
+            }
+            What::Retire { space } => {
+                let retired = |store| async move { migrate::retire(&store, &space).await };
+                return change(&self.pipeline.load()?, self.output, retired);
+            }
         };
         let of_pipeline = Some(&settings.model)
             .filter(|name| settings.provider == Provider::Local && !model::is_known(name));
@@ -134,6 +172,22 @@ impl Models {
         let wrong = listing.models.iter().any(|model| !matches!(model.state, "verified" | "usable"));
         Ok(if verify && wrong { ExitCode::from(FOUND_WRONG) } else { ExitCode::SUCCESS })
     }
+}
+
+/// Changes the spaces of a pipeline's store, and says what was done.
+fn change<F: Future<Output = Result<String>>>(
+    pipeline: &Pipeline,
+    output: Output,
+    change: impl FnOnce(Store) -> F,
+) -> Result<ExitCode> {
+    let done = super::block_on(async {
+        let store = offline::store(pipeline).await?;
+        let done = change(store.clone()).await;
+        store.close().await;
+        done
+    })?;
+    output.print(&serde_json::json!({"done": done}), |_| format!("{done}\n"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The settings with which the model called `name` would be used.

@@ -59,6 +59,11 @@ pub(super) struct Written {
     /// Texts to vectors.
     #[serde(default)]
     embed: embed::Settings,
+    /// The model to migrate to, with the keys of `[embed]`: its vectors are
+    /// built beside the others.
+    #[serde(default)]
+    #[schemars(with = "embed::Settings")]
+    migrate: Option<embed::Settings>,
     /// The database that holds rows, vectors and the catalog.
     #[serde(default)]
     store: store::Settings,
@@ -105,6 +110,8 @@ pub struct Pipeline {
     pub derive: transform::Settings,
     /// Texts to vectors.
     pub embed: embed::Settings,
+    /// The model to migrate to.
+    pub migrate: Option<embed::Settings>,
     /// The database.
     pub store: store::Settings,
     /// The object store.
@@ -131,6 +138,7 @@ impl From<Written> for Pipeline {
             segment: written.segment,
             derive: written.derive,
             embed: written.embed,
+            migrate: written.migrate,
             store: written.store,
             artifacts: written.artifacts,
             search: written.search,

@@ -50,6 +50,7 @@ fn sections(pipeline: &Pipeline) -> Vec<SettingError> {
         ("derive.chunk", derive.chunk.validate()),
         ("derive.dedupe", derive.dedupe.validate()),
         ("embed", pipeline.embed.validate()),
+        ("migrate", pipeline.migrate.as_ref().map_or(Ok(()), |embed| embed.validate())),
         ("store", pipeline.store.validate()),
         ("artifacts", pipeline.artifacts.validate()),
         ("search", pipeline.search.validate()),

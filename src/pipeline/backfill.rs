@@ -92,7 +92,8 @@ impl Backfill {
             .store
             .waiting_records(&self.pipeline, &self.stream, serving.space_key, 0, PAGE_RECORDS)
             .await?;
-        let texts = records.iter().flat_map(|record| &record.chunks).map(|chunk| chunk.text.clone()).collect();
+        let texts =
+            records.iter().flat_map(|record| &record.chunks).map(|chunk| chunk.text.clone()).collect();
         let partial = serving.embedder.embed_each(texts, Work::Backfill).await;
         let failed = partial.failed.clone();
         let (vectors, settled) = sort_out(records, partial);
@@ -137,7 +138,7 @@ fn sort_out(records: Vec<WaitingRecord>, partial: Partial) -> (Vectors, Settled)
 }
 
 /// How long `records` take at a rate.
-fn pace(records: usize, rate: u32) -> Duration {
+pub(super) fn pace(records: usize, rate: u32) -> Duration {
     #[expect(clippy::cast_precision_loss, reason = "a page is small")]
     let seconds = records as f64 / f64::from(rate);
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
@@ -145,12 +146,14 @@ fn pace(records: usize, rate: u32) -> Duration {
 
 /// How long to leave the embedder alone. Asking while a quota is spent costs
 /// nothing, and there is a new one at midnight.
-fn pause(error: &EmbedError, attempts: u32) -> Duration {
+pub(super) fn pause(error: &EmbedError, attempts: u32) -> Duration {
     let doubling = LOOKING.saturating_mul(1 << attempts.min(6)).min(LONGEST_WAIT);
     match error {
         EmbedError::Quota { .. } => LOOKING,
         EmbedError::Rate { retry_after, .. } => retry_after.unwrap_or(doubling).clamp(LOOKING, LONGEST_WAIT),
-        EmbedError::Input { .. } | EmbedError::Transient { .. } | EmbedError::Configuration { .. } => doubling,
+        EmbedError::Input { .. } | EmbedError::Transient { .. } | EmbedError::Configuration { .. } => {
+            doubling
+        }
     }
 }
 

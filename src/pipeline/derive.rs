@@ -35,9 +35,7 @@ use crate::{
     embed::EmbedError,
     log::{Cursor, LogReader, ReadError},
     metrics,
-    store::{
-        Batch, Checkpoint, EMBED_INPUT, Lease, OutcomeKind, OutcomeRow, RecordRow, Store, StoreError,
-    },
+    store::{Batch, Checkpoint, EMBED_INPUT, Lease, OutcomeKind, OutcomeRow, RecordRow, Store, StoreError},
     transform::relax::{Relaxation, Tally},
 };
 
@@ -230,13 +228,7 @@ impl Derive {
         }
     }
 
-    fn show(
-        &self,
-        before: Checkpoint,
-        chunks: u64,
-        reasons: Vec<String>,
-        appended_ms: Vec<(i64, u64)>,
-    ) {
+    fn show(&self, before: Checkpoint, chunks: u64, reasons: Vec<String>, appended_ms: Vec<(i64, u64)>) {
         let after = self.lease.checkpoint();
         let now = (self.clock)();
         for (at, records) in &appended_ms {

@@ -298,7 +298,8 @@ mod tests {
     async fn what_was_embedded_before_a_failure_is_not_embedded_again() {
         let embedder = Arc::new(Halting::default());
         let (settings, defaults) = (transform::Settings::default(), Defaults::default());
-        let deriver = Deriver::new(settings, defaults, embedder.tokens(), Cpu::new(1).unwrap()).for_backfill();
+        let deriver =
+            Deriver::new(settings, defaults, embedder.tokens(), Cpu::new(1).unwrap()).for_backfill();
         let mut rows =
             vec![row(1, &["a", "b"]), row(2, &["c", "poison 1", "poison 2"]), row(3, &["d", "e", "f"])];
         let mut refused = Vec::new();

@@ -2,11 +2,13 @@
 //! [`derive`] (rows) and [`archive`] (segments, and the [`dictionaries`] they are sealed with);
 //! again by [`replay`]; found by [`search`]. What is wrong with the log's files: [`survey`],
 //! [`damage`], [`repair`]. Records that the embedder does not take for now: `defer`, [`backfill`].
-//! Which embedder serves: [`serving`]; what it costs: [`spending`].
+//! Which embedder serves: [`serving`], and the space that may be next: [`shadow`]; whether it is still the same: [`canary`]; what it
+//! costs: [`spending`].
 
 pub mod admit;
 pub mod archive;
 pub mod backfill;
+pub mod canary;
 mod catalog;
 pub mod damage;
 mod defer;
@@ -20,6 +22,7 @@ pub mod repair;
 pub mod replay;
 pub mod search;
 pub mod serving;
+pub mod shadow;
 pub mod spending;
 pub mod survey;
 

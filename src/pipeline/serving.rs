@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::canary::Guarded;
 use crate::{
     embed::Embedder,
     store::{Store, StoreError},
@@ -15,7 +16,7 @@ pub struct Served {
     /// Who gives its vectors, computed now or before.
     pub embedder: Arc<dyn Embedder>,
     /// Who computes each of them.
-    pub model: Arc<dyn Embedder>,
+    pub model: Arc<Guarded>,
 }
 
 /// The embedders of a pipeline. The store says which is live; that may change
@@ -29,6 +30,11 @@ impl Serving {
     /// One embedder at least, each of a space of its own.
     pub fn new(store: Store, members: Vec<Served>) -> Self {
         Self { store, members }
+    }
+
+    /// Whichever is live: always this one.
+    pub fn only(store: Store, served: Served) -> Self {
+        Self { store, members: vec![served] }
     }
 
     /// All of them; the first is the pipeline's own.

@@ -84,6 +84,29 @@ pub enum StoreError {
         /// The batch's space.
         space_key: i64,
     },
+    /// The space lacks vectors that the live one has.
+    #[error(
+        "the space with key {space_key} lacks {chunks} vectors that the live one has; let the daemon run until \
+         it is complete"
+    )]
+    Behind {
+        /// The space.
+        space_key: i64,
+        /// How many.
+        chunks: u64,
+    },
+    /// The space's vectors are deleted.
+    #[error("the space with key {space_key} is retired, its vectors are gone; it has to be built anew")]
+    Retired {
+        /// The space.
+        space_key: i64,
+    },
+    /// The space is live, or there is none with this key.
+    #[error("the space with key {space_key} is live or unknown; switch to another one first")]
+    NotRetirable {
+        /// The space.
+        space_key: i64,
+    },
     /// The question cannot be answered as put.
     #[error("the query cannot be answered: {reason}")]
     Query {

@@ -76,24 +76,17 @@ impl SpaceRow {
 }
 
 impl Store {
-    /// The key of `space` here. One never seen before becomes live if no space
-    /// with vectors is, else building.
+    /// The key of `space` here. One never seen before, or retired, becomes live
+    /// if no space is, else building.
     pub async fn register_space(&self, space: &Space, now_ms: i64) -> Result<i64, StoreError> {
         let json = serde_json::to_string(space)
             .map_err(|e| StoreError::Damaged { what: "space", reason: e.to_string() })?;
         let mut transaction = self.begin().await?;
-        // A model that was named and never used hinders none that is.
-        sqlx::query(
-            "UPDATE spaces SET state = 'building' WHERE state = 'live' AND space_id <> ?
-                 AND NOT EXISTS (SELECT 1 FROM vectors v WHERE v.space_key = spaces.space_key)",
-        )
-        .bind(space.id())
-        .execute(&mut *transaction)
-        .await
-        .doing("registering a space")?;
         let key = sqlx::query_scalar(
             "INSERT INTO spaces (space_id, json, state, created_ms) VALUES (?, ?, 'building', ?)
-             ON CONFLICT (space_id) DO UPDATE SET space_id = excluded.space_id RETURNING space_key",
+             ON CONFLICT (space_id) DO UPDATE SET
+                 state = CASE state WHEN 'retired' THEN 'building' ELSE state END
+             RETURNING space_key",
         )
         .bind(space.id())
         .bind(json)
@@ -122,6 +115,40 @@ impl Store {
             .iter()
             .map(SpaceRow::read)
             .collect()
+    }
+
+    /// Makes a space live in place of one that has no vectors: of a model that
+    /// was named and never used.
+    pub async fn replace_unused(&self, space_key: i64) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        let unused = sqlx::query(
+            "UPDATE spaces SET state = 'building' WHERE state = 'live' AND space_key <> ?
+                 AND NOT EXISTS (SELECT 1 FROM vectors v WHERE v.space_key = spaces.space_key)",
+        )
+        .bind(space_key)
+        .execute(&mut *transaction)
+        .await
+        .doing("replacing an unused space")?;
+        if unused.rows_affected() > 0 {
+            sqlx::query("UPDATE spaces SET state = 'live' WHERE space_key = ?")
+                .bind(space_key)
+                .execute(&mut *transaction)
+                .await
+                .doing("replacing an unused space")?;
+        }
+        transaction.commit().await.doing("replacing an unused space")?;
+        self.forget_spaces();
+        Ok(())
+    }
+
+    /// Where a space stands in its life, now.
+    pub async fn space_state(&self, space_key: i64) -> Result<SpaceState, StoreError> {
+        let state: Option<String> = sqlx::query_scalar("SELECT state FROM spaces WHERE space_key = ?")
+            .bind(space_key)
+            .fetch_optional(self.readers())
+            .await
+            .doing("reading a space")?;
+        SpaceState::parse(&state.ok_or(StoreError::UnknownSpace { space_key })?)
     }
 
     /// Key of the live space; there is at most one.

@@ -147,6 +147,10 @@ impl Store {
         spaces.insert(space.space_key, space);
     }
 
+    pub(super) fn forget_spaces(&self) {
+        self.inner.spaces.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(super) fn forget_space(&self, space_key: i64) {
         self.inner.spaces.lock().unwrap_or_else(PoisonError::into_inner).remove(&space_key);
     }

@@ -41,6 +41,14 @@ pub fn json_of(code: i32, args: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"))
 }
 
+/// Runs a command that must end with `code` and say `why`.
+pub fn fails(code: i32, args: &[&str], why: &str) {
+    let output = thalweg(args);
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+    assert!(text.contains(why), "{args:?}: {text}");
+}
+
 pub fn text(output: &Output) -> String {
     let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     String::from_utf8_lossy(&both).into_owned()
@@ -310,12 +318,6 @@ fn a_sender_outlives_a_restart_of_the_daemon() {
 fn what_cannot_be_done_is_said_with_its_reason_and_exit_code() {
     let site = Site::new(&format!("{TCP}{HTTP}"));
     let file = pipeline(&site);
-    let fails = |code: i32, args: &[&str], why: &str| {
-        let output = thalweg(args);
-        let text = text(&output);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
-        assert!(text.contains(why), "{args:?}: {text}");
-    };
     fails(1, &["segments", "list", "-p", &file], "never ran");
     fails(1, &["artifacts", "list", "-p", &file], "never ran");
     assert!(!site.database().exists(), "looking must not make a store");

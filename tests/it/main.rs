@@ -22,6 +22,7 @@ mod health;
 mod idempotent;
 mod ledger;
 mod log;
+mod migration;
 mod models;
 mod producer;
 mod protocol;

@@ -259,7 +259,10 @@ async fn parity_cases(dataset: &Dataset, measured: &Measured, settings: &Setting
 async fn python_rankings(dataset: &Dataset, measured: &Measured, settings: &Settings) -> Result<Rankings> {
     let bench = Workbench::open(measured.folder.pipeline()?).await?;
     let stream = &bench.pipeline.stream;
-    let stored = bench.store.stored(stream, 0, measured.status.end_offset, bench.serving.now().await?.space_key).await?;
+    let stored = bench
+        .store
+        .stored(stream, 0, measured.status.end_offset, bench.serving.now().await?.space_key)
+        .await?;
     bench.store.close().await;
     let chunks: std::collections::HashMap<_, Vec<String>> = stored
         .into_iter()

@@ -32,7 +32,7 @@ pub async fn sweep(dataset: &Dataset, folder: &Folder) -> Result<Vec<(String, Fi
     let bench = Workbench::open(folder.pipeline()?).await?;
     let texts = dataset.questions.iter().map(|question| question.text.clone()).collect();
     let served = bench.serving.now().await?;
-    let vectors = served.model.embed(texts).await?;
+    let vectors = served.embedder.embed(texts).await?;
     let mut figures = Vec::new();
     for variant in variants() {
         let rankings = stream::iter(dataset.questions.iter().zip(&vectors))

@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
 
 use crate::{
@@ -94,8 +94,9 @@ pub struct Workbench {
     pub serving: Arc<Serving>,
     /// Counts tokens as the pipeline's own model does.
     pub tokens: Arc<dyn TokenSpans>,
-    /// What the model costs, where it costs something.
-    pub accounts: Vec<Account>,
+    /// What the models cost, where they cost something, written down while
+    /// this lives.
+    accounts: Arc<Vec<(Account, AbortOnDropHandle<()>)>>,
     /// The object store.
     pub artifacts: Artifacts,
     /// Threads that compute.
@@ -121,12 +122,16 @@ impl Workbench {
         }
         let account = |(served, name): (&Served, &str)| {
             let budget = served.model.budget()?.clone();
-            Some(Account { budget, store: store.clone(), pipeline: format!("{}{name}", pipeline.name) })
+            let (store, pipeline) = (store.clone(), format!("{}{name}", pipeline.name));
+            Some(Account { budget, store, pipeline, writing: Arc::default() })
         };
-        let accounts: Vec<Account> = members.iter().zip(["", "/migrate"]).filter_map(account).collect();
-        for account in &accounts {
+        let mut accounts = Vec::new();
+        for account in members.iter().zip(["", "/migrate"]).filter_map(account) {
             account.settle().await?;
+            let kept = tokio::spawn(account.clone().keep().in_current_span());
+            accounts.push((account, AbortOnDropHandle::new(kept)));
         }
+        let accounts = Arc::new(accounts);
         let serving = Arc::new(Serving::new(store.clone(), members));
         serving.now().await?;
         let (pipeline, cpu) = (Arc::new(pipeline), Cpu::new(0)?);
@@ -135,7 +140,7 @@ impl Workbench {
 
     /// Writes down what embedding cost and closes the store.
     pub async fn close(&self) -> Result<()> {
-        for account in &self.accounts {
+        for (account, _) in self.accounts.iter() {
             account.settle().await?;
         }
         self.store.close().await;
@@ -439,9 +444,6 @@ impl Daemon {
                 let watching = served.model.clone().watch(self.progress.clone(), stop.clone());
                 self.workers.spawn("canary", watching);
             }
-        }
-        for account in &self.bench.accounts {
-            self.workers.spawn("spending", account.clone().keep(stop.clone()));
         }
         if pipeline.derive.enabled {
             self.workers.spawn("backfill", backfill.run(stop.clone()));

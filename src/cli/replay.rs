@@ -107,6 +107,13 @@ impl Replay {
         })?;
         let selection = self.selection(&log, &checkpoint)?;
         let bench = Workbench::open(pipeline).await?;
+        let code = self.replay_on(&bench, log, selection).await;
+        // Also after a failure: what it has cost has to be written down.
+        bench.close().await?;
+        code
+    }
+
+    async fn replay_on(&self, bench: &Workbench, log: LogReader, selection: Selection) -> Result<ExitCode> {
         let replaying = Replaying {
             log,
             deriver: bench.deriver().for_backfill(),
@@ -140,7 +147,6 @@ impl Replay {
             })?;
             if report.agrees() { ExitCode::SUCCESS } else { ExitCode::from(FOUND_WRONG) }
         };
-        bench.close().await?;
         Ok(code)
     }
 

@@ -108,9 +108,9 @@ impl Search {
             let Some(pipeline) = pipeline else { return self.daemon.post("/v1/search", &request).await };
             offline::store(&pipeline).await?.close().await;
             let bench = Workbench::open(pipeline).await?;
-            let reply = bench.searcher().search(request).await?;
-            bench.store.close().await;
-            Ok(reply)
+            let reply = bench.searcher().search(request).await;
+            bench.close().await?;
+            Ok(reply?)
         })?;
         self.output.print(&reply, text)?;
         Ok(ExitCode::SUCCESS)
@@ -122,6 +122,10 @@ fn text(reply: &SearchReply) -> String {
         store::Mode::Union => "by meaning and by words",
         store::Mode::Vector => "by meaning",
         store::Mode::Keyword => "by words",
+    };
+    let mode = match &reply.without_vectors {
+        Some(reason) => format!("{mode} only ({reason})"),
+        None => mode.to_owned(),
     };
     let hits: String = reply.hits.iter().enumerate().map(|(rank, hit)| hit_text(rank + 1, hit)).collect();
     format!("{hits}{} hits {mode}, {:.1} ms\n", reply.hits.len(), reply.took_ms)

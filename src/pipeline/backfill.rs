@@ -2,6 +2,7 @@
 //! rate, and as soon as the embedder takes them again.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,15 +14,19 @@ use crate::{
     clock::Clock,
     embed::{EmbedError, Partial, Work},
     metrics,
-    store::{Settled, Store, StoreError, WaitingRecord},
+    store::{Store, StoreError, WaitingChunk, WaitingPage},
 };
 
-/// Records of one transaction.
+/// Most records of one transaction.
 const PAGE_RECORDS: u32 = 64;
+/// Chunks of a page, per record of it. A longer record takes several pages.
+const CHUNKS_PER_RECORD: u32 = 4;
 /// How often it is looked for work, and whether a quota is spent no longer.
 const LOOKING: Duration = Duration::from_secs(1);
 /// Longest wait between attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How long a stop waits for the page in progress.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Sees to the deferred records of one stream.
 pub struct Backfill {
@@ -42,34 +47,69 @@ pub struct Backfill {
 }
 
 /// What a page came to.
+#[derive(Default)]
 struct Done {
+    /// Records that were looked at, and the last of them.
     records: usize,
+    last: u64,
+    /// Whether anything came of it.
+    advanced: bool,
     failed: Option<EmbedError>,
+}
+
+/// Where the next page begins and how large it is. A page that fails as a
+/// whole is made smaller, so that one record that always fails holds up
+/// nobody: alone in its page, it is passed over until the others are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    from: u64,
+    records: u32,
+}
+
+impl Place {
+    const FIRST: Self = Self { from: 0, records: PAGE_RECORDS };
+
+    fn after(self, done: &Done) -> Self {
+        let whole = matches!(done.failed, Some(EmbedError::Quota { .. } | EmbedError::Configuration { .. }));
+        match (&done.failed, done.advanced) {
+            _ if done.records == 0 => Self { from: 0, ..self },
+            (None, _) | (_, true) => Self { records: (4 * self.records).min(PAGE_RECORDS), ..self },
+            (Some(_), false) if whole => self,
+            (Some(_), false) if self.records > 1 => Self { records: (self.records / 8).max(1), ..self },
+            (Some(_), false) => Self { from: done.last + 1, ..self },
+        }
+    }
 }
 
 impl Backfill {
     /// Works until `stop`.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
-        let mut attempts = 0;
+        let (mut attempts, mut place) = (0, Place::FIRST);
         while !stop.is_cancelled() {
             let started = Instant::now();
-            let wait = match self.page().await {
-                Ok(Done { records: 0, failed: None }) => {
-                    attempts = 0;
-                    LOOKING
-                }
-                Ok(Done { records, failed: None }) => {
-                    attempts = 0;
-                    self.progress.well("backfill");
-                    pace(records, self.rate).saturating_sub(started.elapsed())
-                }
-                Ok(Done { failed: Some(error), .. }) => {
-                    self.progress.trouble("backfill", error.to_string());
-                    attempts += 1;
-                    pause(&error, attempts)
+            let page = tokio::select! {
+                page = self.page(place) => page,
+                () = graceful(&stop) => return Ok(()),
+            };
+            let wait = match page {
+                Ok(done) => {
+                    place = place.after(&done);
+                    match &done.failed {
+                        None => {
+                            attempts = 0;
+                            self.progress.well("backfill");
+                            let pace = pace(done.records, self.rate).saturating_sub(started.elapsed());
+                            if done.records == 0 { LOOKING } else { pace }
+                        }
+                        Some(error) => {
+                            attempts = if done.advanced { 0 } else { attempts + 1 };
+                            self.progress.trouble("backfill", error.to_string());
+                            pause(error, attempts)
+                        }
+                    }
                 }
                 Err(error) if error.is_transient() => {
-                    self.progress.trouble("store", error.to_string());
+                    self.progress.trouble("backfill", error.to_string());
                     LOOKING
                 }
                 Err(error) => return Err(error),
@@ -82,59 +122,75 @@ impl Backfill {
         Ok(())
     }
 
-    /// Embeds the oldest records that wait, and settles those that are done.
-    async fn page(&self) -> Result<Done, StoreError> {
+    /// Embeds some of the oldest records that wait, and settles those that are
+    /// done.
+    async fn page(&self, Place { from, records }: Place) -> Result<Done, StoreError> {
         if self.progress.deferred() == 0 {
-            return Ok(Done { records: 0, failed: None });
+            return Ok(Done::default());
         }
-        let serving = self.serving.now().await?;
-        let records = self
-            .store
-            .waiting_records(&self.pipeline, &self.stream, serving.space_key, 0, PAGE_RECORDS)
-            .await?;
-        let texts =
-            records.iter().flat_map(|record| &record.chunks).map(|chunk| chunk.text.clone()).collect();
-        let partial = serving.embedder.embed_each(texts, Work::Backfill).await;
-        let failed = partial.failed.clone();
-        let (vectors, settled) = sort_out(records, partial);
         let names = (self.pipeline.as_str(), self.stream.as_str());
-        let moved =
-            self.store.settle_waiting(names, serving.space_key, &vectors, &settled, (self.clock)()).await?;
+        let serving = self.serving.now().await?;
+        let space_key = serving.space_key;
+        let most = (records, CHUNKS_PER_RECORD * records);
+        let WaitingPage { offsets, chunks } =
+            self.store.waiting_records(names, space_key, from, most).await?;
+        let Some(last) = offsets.last().copied() else {
+            if from == 0
+                && let Some(counts) = self.store.counts(&self.pipeline, &self.stream).await?
+            {
+                // A replay has settled them.
+                self.progress.correct(counts);
+            }
+            return Ok(Done::default());
+        };
+        let texts = chunks.iter().map(|(_, chunk)| chunk.text.clone()).collect();
+        let partial = match chunks.is_empty() {
+            true => Partial::default(),
+            false => serving.embedder.embed_each(texts, Work::Backfill).await,
+        };
+        let failed = partial.failed.clone();
+        let (vectors, refused) = sort_out(chunks, partial);
+        let settled = (offsets.as_slice(), refused.as_slice());
+        let now_ms = (self.clock)();
+        let moved = match self.store.settle_waiting(names, space_key, &vectors, settled, now_ms).await {
+            Err(StoreError::NotLive { .. }) => {
+                // Another space went live; what was had is kept in this one.
+                self.store.put_vectors(space_key, &vectors).await?;
+                return Ok(Done { records: offsets.len(), last, advanced: true, failed });
+            }
+            moved => moved?,
+        };
         self.progress.settled(moved);
-        if moved.indexed > 0 {
+        if !vectors.is_empty() {
             self.progress.well("embed");
         }
         metrics::backfilled("indexed", moved.indexed);
         metrics::backfilled("dead_lettered", moved.dead_lettered);
         metrics::fallback_fraction(self.progress.fallback_fraction());
-        Ok(Done { records: settled.complete.len() + settled.refused.len(), failed })
+        let advanced = !vectors.is_empty() || moved != crate::store::Moved::default();
+        Ok(Done { records: offsets.len(), last, advanced, failed })
     }
 }
 
-type Vectors = Vec<(crate::store::WaitingChunk, Vec<f32>)>;
+/// Some time after `stop`.
+pub(super) async fn graceful(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(GRACE).await;
+}
 
-/// Which vectors are there, and which records are done with.
-fn sort_out(records: Vec<WaitingRecord>, partial: Partial) -> (Vectors, Settled) {
-    let (mut vectors, mut settled) = (Vec::new(), Settled::default());
-    let mut given = partial.vectors.into_iter().chain(std::iter::repeat(None));
-    let mut index = 0;
-    for WaitingRecord { offset, chunks } in records {
-        let range = index..index + chunks.len();
-        index = range.end;
-        let mut complete = true;
-        for (chunk, vector) in chunks.into_iter().zip(&mut given) {
-            match vector {
-                Some(vector) => vectors.push((chunk, vector)),
-                None => complete = false,
-            }
-        }
-        match partial.refused.iter().find(|refused| range.contains(&refused.index)) {
-            Some(refused) => settled.refused.push((offset, refused.reason.clone())),
-            None if complete => settled.complete.push(offset),
-            None => {}
-        }
-    }
-    (vectors, settled)
+/// The vectors that are there, and the records of which a text was refused.
+fn sort_out(
+    chunks: Vec<(u64, WaitingChunk)>,
+    partial: Partial,
+) -> (Vec<(WaitingChunk, Vec<f32>)>, Vec<(u64, String)>) {
+    let refused = partial.refused.into_iter().filter_map(|refused| {
+        let (offset, _) = chunks.get(refused.index)?;
+        Some((*offset, refused.reason))
+    });
+    let refused: BTreeMap<u64, String> = refused.collect();
+    let vectors = chunks.into_iter().zip(partial.vectors);
+    let vectors = vectors.filter_map(|((_, chunk), vector)| Some((chunk, vector?))).collect();
+    (vectors, refused.into_iter().collect())
 }
 
 /// How long `records` take at a rate.
@@ -165,6 +221,24 @@ mod tests {
     fn a_rate_spreads_records_and_none_means_no_limit() {
         assert_eq!(pace(64, 128), Duration::from_millis(500));
         assert_eq!(pace(64, 0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_record_that_always_fails_is_alone_in_its_page_and_then_passed_over() {
+        let failed = Some(EmbedError::Transient { reason: String::new() });
+        let nothing = Done { records: 9, last: 99, advanced: false, failed };
+        let mut place = Place::FIRST;
+        for records in [8, 1] {
+            place = place.after(&nothing);
+            assert_eq!(place, Place { from: 0, records });
+        }
+        place = place.after(&nothing);
+        assert_eq!(place, Place { from: 100, records: 1 });
+        let well = Done { records: 1, last: 100, advanced: true, failed: None };
+        assert_eq!(place.after(&well), Place { from: 100, records: 4 });
+        assert_eq!(place.after(&Done::default()).from, 0, "and tried again in the end");
+        let spent = Some(EmbedError::Quota { reason: String::new(), reset_at: None });
+        assert_eq!(place.after(&Done { failed: spent, ..nothing }), place);
     }
 
     #[test]

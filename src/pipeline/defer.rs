@@ -27,10 +27,11 @@ impl Outage {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// It failed; how much longer to try, or none if it is time to give up.
-    pub fn seen(&self, error: &EmbedError, now: Instant) -> Option<Duration> {
+    /// It failed a batch that has waited since `began`; how much longer to try,
+    /// or none if it is time to give up.
+    pub fn seen(&self, error: &EmbedError, began: Instant, now: Instant) -> Option<Duration> {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        left(error, now.saturating_duration_since(*since.get_or_insert(now)), self.patience)
+        left(error, now.saturating_duration_since(*since.get_or_insert(began)), self.patience)
     }
 }
 
@@ -50,18 +51,18 @@ mod tests {
         let error = EmbedError::Transient { reason: String::new() };
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(outage.seen(&error, at(0)), Some(Duration::from_secs(10)));
-        assert_eq!(outage.seen(&error, at(9)), Some(Duration::from_secs(1)));
-        assert_eq!(outage.seen(&error, at(10)), None);
-        assert_eq!(outage.seen(&error, at(60)), None);
+        assert_eq!(outage.seen(&error, at(0), at(2)), Some(Duration::from_secs(8)));
+        assert_eq!(outage.seen(&error, at(1), at(9)), Some(Duration::from_secs(1)));
+        assert_eq!(outage.seen(&error, at(9), at(10)), None);
+        assert_eq!(outage.seen(&error, at(59), at(60)), None);
         outage.over();
-        assert_eq!(outage.seen(&error, at(70)), Some(Duration::from_secs(10)));
+        assert_eq!(outage.seen(&error, at(70), at(70)), Some(Duration::from_secs(10)));
     }
 
     #[test]
     fn a_spent_quota_is_not_waited_for() {
         let outage = Outage::new(Duration::from_secs(10));
         let error = EmbedError::Quota { reason: String::new(), reset_at: None };
-        assert_eq!(outage.seen(&error, Instant::now()), None);
+        assert_eq!(outage.seen(&error, Instant::now(), Instant::now()), None);
     }
 }

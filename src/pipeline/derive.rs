@@ -108,7 +108,7 @@ struct Prepared {
 struct Embedded {
     space_key: i64,
     rows: Vec<RecordRow>,
-    refused: Vec<(u64, String)>,
+    refused: Vec<(RecordRow, String)>,
     /// Why rows have no vectors, if some have none.
     failed: Option<EmbedError>,
 }
@@ -182,7 +182,11 @@ impl Derive {
                 space_key: embedded.space_key,
                 config_digest: self.config_digest.clone(),
                 outcomes: outcomes.iter().cloned().chain(embedded.outcomes()).collect(),
-                records: embedded.rows,
+                records: embedded
+                    .rows
+                    .into_iter()
+                    .chain(embedded.refused.into_iter().map(|(row, _)| row))
+                    .collect(),
                 now_ms: (self.clock)(),
             };
             match self.commit_until_done(&batch).await {
@@ -190,7 +194,7 @@ impl Derive {
                 Err(DeriveError::Store(StoreError::NotLive { .. })) => {
                     let mut rows = batch.records;
                     rows.iter_mut().flat_map(|row| &mut row.chunks).for_each(|chunk| chunk.vector = None);
-                    embedded = embedding.run(rows, embedded.refused).await?;
+                    embedded = embedding.run(rows).await?;
                 }
                 done => {
                     done?;
@@ -380,7 +384,7 @@ impl Reading {
         self.relax(tally);
         let (rows, outcomes) = self.sort_out(judged).await?;
         let embedding = self.embedding.clone();
-        let embedding = async move { embedding.run(rows, Vec::new()).await };
+        let embedding = async move { embedding.run(rows).await };
         let rows = AbortOnDropHandle::new(tokio::spawn(embedding.in_current_span()));
         Ok(Prepared { from, to, lost, appended_ms, outcomes, rows })
     }
@@ -470,8 +474,8 @@ impl Reading {
 impl Embedded {
     /// What became of the records that have not all their vectors.
     fn outcomes(&self) -> Vec<OutcomeRow> {
-        let refused = self.refused.iter().map(|(offset, detail)| OutcomeRow {
-            offset: *offset,
+        let refused = self.refused.iter().map(|(row, detail)| OutcomeRow {
+            offset: row.offset,
             kind: OutcomeKind::DeadLettered,
             reason: EMBED_INPUT.into(),
             detail: detail.clone(),
@@ -500,13 +504,9 @@ struct Embedding {
 }
 
 impl Embedding {
-    /// Embeds `rows`, trying again until it is time to give up. Rows that were
-    /// `refused` before stay so.
-    async fn run(
-        &self,
-        mut rows: Vec<RecordRow>,
-        mut refused: Vec<(u64, String)>,
-    ) -> Result<Embedded, StoreError> {
+    /// Embeds `rows`, trying again until it is time to give up.
+    async fn run(&self, mut rows: Vec<RecordRow>) -> Result<Embedded, StoreError> {
+        let (began, mut refused) = (Instant::now(), Vec::new());
         let served = self.served().await?;
         let space_key = served.space_key;
         let mut wait = Duration::from_millis(200);
@@ -518,8 +518,12 @@ impl Embedding {
                 }
                 return Ok(Embedded { space_key, rows, refused, failed: None });
             };
+            if self.progress.trouble_of("embed").is_none() {
+                // Back-fill, or another batch, had its vectors meanwhile.
+                self.outage.over();
+            }
             self.progress.trouble("embed", error.to_string());
-            let Some(left) = self.outage.seen(&error, Instant::now()) else {
+            let Some(left) = self.outage.seen(&error, began, Instant::now()) else {
                 let records = rows.iter().filter(|row| !row.is_embedded()).count();
                 tracing::error!(%error, records, "records are stored without vectors, to be embedded later");
                 return Ok(Embedded { space_key, rows, refused, failed: Some(error) });
@@ -530,7 +534,7 @@ impl Embedding {
                 _ => Duration::ZERO,
             };
             tokio::time::sleep(wait.max(asked).min(left)).await;
-            wait *= 2;
+            wait = (2 * wait).min(Duration::from_secs(10));
         }
     }
 

@@ -159,8 +159,9 @@ impl Deriver {
         (judged, derived.tally)
     }
 
-    /// Gives every chunk that lacks one its vector. Rows that the embedder
-    /// will never take go to `refused`, with the reason.
+    /// Gives every chunk that lacks one its vector. Rows with a text that the
+    /// embedder will never take go to `refused`, with the reason and with the
+    /// vectors that they have.
     ///
     /// # Errors
     /// When the embedder fails as a whole. What was done is kept: calling
@@ -169,7 +170,7 @@ impl Deriver {
         &self,
         embedder: &dyn Embedder,
         rows: &mut Vec<RecordRow>,
-        refused: &mut Vec<(u64, String)>,
+        refused: &mut Vec<(RecordRow, String)>,
     ) -> Result<(), EmbedError> {
         loop {
             let texts: Vec<String> = missing(rows).map(|chunk| chunk.text.clone()).collect();
@@ -196,7 +197,7 @@ impl Deriver {
                 chunk.vector = vector;
             }
             for (row, reason) in dead.into_iter().rev() {
-                refused.push((rows.remove(row).offset, reason));
+                refused.push((rows.remove(row), reason));
             }
             match partial.failed {
                 Some(error) => return Err(error),
@@ -304,7 +305,8 @@ mod tests {
             vec![row(1, &["a", "b"]), row(2, &["c", "poison 1", "poison 2"]), row(3, &["d", "e", "f"])];
         let mut refused = Vec::new();
         assert!(deriver.embed(&*embedder, &mut rows, &mut refused).await.is_err());
-        assert_eq!(refused, [(2, "poison 1".to_owned())]);
+        let [(row, reason)] = refused.as_slice() else { panic!("{refused:?}") };
+        assert_eq!((row.offset, reason.as_str()), (2, "poison 1"));
         assert!(deriver.embed(&*embedder, &mut rows, &mut refused).await.is_err());
         deriver.embed(&*embedder, &mut rows, &mut refused).await.unwrap();
         assert_eq!(rows.iter().map(|row| row.offset).collect::<Vec<_>>(), [1, 3]);

@@ -137,6 +137,14 @@ impl Progress {
         now.dead_lettered += moved.dead_lettered;
     }
 
+    /// The counters as the store has them, if nothing was committed since.
+    pub fn correct(&self, stored: Checkpoint) {
+        let now = &mut self.state().checkpoint;
+        if now.next_offset == stored.next_offset {
+            *now = stored;
+        }
+    }
+
     /// Records that wait for vectors.
     pub fn deferred(&self) -> u64 {
         self.state().checkpoint.deferred

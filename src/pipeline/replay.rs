@@ -14,7 +14,8 @@ use crate::{
     log::{Cursor, LogReader, ReadError},
     record::Tier,
     store::{
-        Batch, OutcomeKind, OutcomeRow, RecordRow, Replayed, Store, StoreError, StoredChunk, StoredRecord,
+        Batch, EMBED_INPUT, OutcomeKind, OutcomeRow, RecordRow, Replayed, Store, StoreError, StoredChunk,
+        StoredRecord,
     },
 };
 
@@ -291,17 +292,19 @@ impl Replay {
         let (mut rows, verdicts) = self.kept(batch.frames).await;
         rows.retain(|offset, row| selection.takes(row) && stored.contains_key(offset));
         let mut rows: Vec<RecordRow> = rows.into_values().collect();
-        let waits = |offset: &u64| {
-            let fate = outcomes.get(offset).map(|outcome| outcome.kind);
-            matches!(fate, Some(OutcomeKind::Deferred | OutcomeKind::DeadLettered))
-        };
+        let fate = |offset: &u64| outcomes.get(offset).map(|outcome| outcome.kind);
+        let incomplete = |fate| matches!(fate, Some(OutcomeKind::Deferred | OutcomeKind::DeadLettered));
         if recompute {
-            rows.retain(|row| !waits(&row.offset));
-            self.deriver.embed(&*self.served.model, &mut rows, &mut Vec::new()).await?;
+            rows.retain(|row| !incomplete(fate(&row.offset)));
+            let mut refused = Vec::new();
+            self.deriver.embed(&*self.served.model, &mut rows, &mut refused).await?;
+            for (row, reason) in refused {
+                report.mismatch(row.offset, format!("the embedder refuses it now: {reason}"));
+            }
         }
         for row in &rows {
             if let Some(stored) = stored.get(&row.offset) {
-                compare(row, stored, waits(&row.offset), report);
+                compare(row, stored, fate(&row.offset), report);
             }
         }
         for (offset, verdict) in verdicts {
@@ -339,8 +342,13 @@ impl Replay {
             selection.takes(row) && !decided.contains(offset) && !complete.contains(offset)
         });
         report.records_agree += complete.len() as u64;
-        let (mut records, mut refused) = (rows.into_values().collect(), Vec::new());
-        self.deriver.embed(&*self.served.embedder, &mut records, &mut refused).await?;
+        let (mut records, mut refused): (Vec<RecordRow>, _) = (rows.into_values().collect(), Vec::new());
+        let embedded = self.deriver.embed(&*self.served.embedder, &mut records, &mut refused).await;
+        // What was had is kept, also where the rest is not to be had.
+        records.retain(RecordRow::is_embedded);
+        for (row, reason) in refused {
+            report.mismatch(row.offset, format!("the embedder refuses it: {reason}"));
+        }
         let put = Batch {
             from,
             to,
@@ -357,7 +365,7 @@ impl Replay {
         report.records_restored += records;
         report.vectors_restored += vectors;
         report.mismatched += differing;
-        Ok(())
+        Ok(embedded?)
     }
 }
 
@@ -378,7 +386,7 @@ fn disagreement(verdict: &Verdict, outcome: Option<&OutcomeRow>, stored: bool) -
         // It waits for vectors.
         (Verdict::Kept { .. }, Some(then)) if then.kind == OutcomeKind::Deferred && stored => None,
         // The embedder refused it.
-        (Verdict::Kept { .. }, Some(then)) if then.kind == OutcomeKind::DeadLettered => None,
+        (Verdict::Kept { .. }, Some(then)) if then.reason == EMBED_INPUT => None,
         (Verdict::Kept { .. }, None) if stored => None,
         (verdict, Some(then)) => {
             Some(format!("it was {} ({}), and is {verdict} now", then.kind.as_str(), then.reason))
@@ -398,7 +406,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-fn compare(row: &RecordRow, stored: &StoredRecord, waits: bool, report: &mut Report) {
+fn compare(row: &RecordRow, stored: &StoredRecord, fate: Option<OutcomeKind>, report: &mut Report) {
     if row.tenant != stored.tenant || row.session != stored.session || row.tier != stored.tier {
         return report.mismatch(row.offset, "tenant, session or tier differ");
     }
@@ -410,22 +418,22 @@ fn compare(row: &RecordRow, stored: &StoredRecord, waits: bool, report: &mut Rep
         if chunk.digest.as_slice() != stored.digest || chunk.text != stored.text {
             return report.mismatch(row.offset, format!("the text of chunk {} differs", chunk.chunk));
         }
-        if let Some(what) = compare_vectors(chunk.vector.as_deref(), stored, waits, report) {
+        if let Some(what) = compare_vectors(chunk.vector.as_deref(), stored, fate.is_some(), report) {
             return report.mismatch(row.offset, format!("chunk {}: {what}", chunk.chunk));
         }
     }
-    report.waiting += u64::from(waits);
+    report.waiting += u64::from(fate == Some(OutcomeKind::Deferred));
     report.records_agree += 1;
 }
 
 fn compare_vectors(
     derived: Option<&[f32]>,
     stored: &StoredChunk,
-    waits: bool,
+    may_lack: bool,
     report: &mut Report,
 ) -> Option<String> {
     let Some(stored) = &stored.vector else {
-        return (!waits).then(|| "no vector is stored".into());
+        return (!may_lack).then(|| "no vector is stored".into());
     };
     report.vectors_present += 1;
     let derived = derived?;

@@ -22,19 +22,20 @@ pub struct Served {
 /// The embedders of a pipeline. The store says which is live; that may change
 /// while the pipeline runs.
 pub struct Serving {
-    store: Store,
+    /// None where it does not matter what is live.
+    store: Option<Store>,
     members: Vec<Served>,
 }
 
 impl Serving {
     /// One embedder at least, each of a space of its own.
     pub fn new(store: Store, members: Vec<Served>) -> Self {
-        Self { store, members }
+        Self { store: Some(store), members }
     }
 
-    /// Whichever is live: always this one.
-    pub fn only(store: Store, served: Served) -> Self {
-        Self { store, members: vec![served] }
+    /// Always this one, whichever is live.
+    pub fn only(served: Served) -> Self {
+        Self { store: None, members: vec![served] }
     }
 
     /// All of them; the first is the pipeline's own.
@@ -47,7 +48,10 @@ impl Serving {
     /// # Errors
     /// If the store cannot be read, or none of them is live.
     pub async fn now(&self) -> Result<Served, StoreError> {
-        let live = self.store.live_space().await?;
+        let live = match &self.store {
+            Some(store) => store.live_space().await?,
+            None => self.members.first().map(|served| served.space_key),
+        };
         let served = self.members.iter().find(|served| Some(served.space_key) == live);
         served.cloned().ok_or(StoreError::NotServed { live })
     }

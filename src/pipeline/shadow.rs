@@ -3,6 +3,7 @@
 //! one come back.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,12 +11,12 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    backfill::{pace, pause},
+    backfill::{graceful, pace, pause},
     progress::Progress,
     serving::Served,
 };
 use crate::{
-    embed::{EmbedError, Embedder, Work},
+    embed::{EmbedError, Embedder, Refused, Work},
     metrics,
     store::{SpaceState, Store, StoreError, WaitingChunk},
 };
@@ -37,13 +38,44 @@ pub struct Shadow {
     pub progress: Arc<Progress>,
 }
 
+/// The key after which the next page begins, and how large it is. A page of
+/// which nothing comes is made smaller, until the chunk that fails is alone
+/// and can be passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    after: i64,
+    chunks: u32,
+    /// Whether chunks before `after` were passed over.
+    passed_over: bool,
+    /// The key at which it was last counted what is lacking.
+    counted_at: Option<i64>,
+}
+
+impl Place {
+    fn next(self, last: i64, done: usize, count: usize, failed: Option<&EmbedError>) -> Self {
+        let whole = matches!(failed, Some(EmbedError::Quota { .. } | EmbedError::Configuration { .. }));
+        match done {
+            _ if done == count => Self { after: last, chunks: (4 * self.chunks).min(PAGE_CHUNKS), ..self },
+            0 if whole => self,
+            0 if self.chunks > 1 => Self { chunks: (self.chunks / 8).max(1), ..self },
+            0 => Self { after: last, passed_over: true, ..self },
+            _ => self,
+        }
+    }
+}
+
 impl Shadow {
     /// Works until `stop`.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
-        let (mut after, mut attempts) = (0, 0);
+        let mut place = Place { after: 0, chunks: PAGE_CHUNKS, passed_over: false, counted_at: None };
+        let (mut refused, mut attempts) = (BTreeSet::new(), 0);
         while !stop.is_cancelled() {
             let started = Instant::now();
-            let wait = match self.page(&mut after).await {
+            let page = tokio::select! {
+                page = self.page(&mut place, &mut refused) => page,
+                () = graceful(&stop) => return Ok(()),
+            };
+            let wait = match page {
                 Ok((chunks, None)) => {
                     attempts = 0;
                     self.progress.well("migration");
@@ -59,7 +91,7 @@ impl Shadow {
                     pause(&error, attempts)
                 }
                 Err(error) if error.is_transient() => {
-                    self.progress.trouble("store", error.to_string());
+                    self.progress.trouble("migration", error.to_string());
                     LOOKING
                 }
                 Err(error) => return Err(error),
@@ -72,28 +104,46 @@ impl Shadow {
         Ok(())
     }
 
-    /// Embeds the next chunks beyond `after`. How many were looked at, and
-    /// what went wrong.
-    async fn page(&self, after: &mut i64) -> Result<(usize, Option<EmbedError>), StoreError> {
+    /// Embeds the next chunks but those `refused` before. How many were looked
+    /// at, and what went wrong.
+    async fn page(
+        &self,
+        place: &mut Place,
+        refused: &mut BTreeSet<i64>,
+    ) -> Result<(usize, Option<EmbedError>), StoreError> {
         let space_key = self.served.space_key;
         let state = self.store.space_state(space_key).await?;
         if matches!(state, SpaceState::Live | SpaceState::Retired) {
             // Live work fills it, from here on and until it is live no more.
-            *after = 0;
+            place.after = 0;
             return Ok((0, None));
         }
-        let chunks = self.store.waiting_chunks(space_key, *after, PAGE_CHUNKS).await?;
+        let chunks = self.store.waiting_chunks(space_key, place.after, place.chunks).await?;
         if chunks.is_empty() {
-            if state == SpaceState::Building && self.store.behind_live(space_key).await? == 0 {
+            if std::mem::take(&mut place.passed_over) {
+                place.after = 0;
+            } else if state == SpaceState::Building
+                && place.counted_at.replace(place.after) != Some(place.after)
+                && self.store.behind_live(space_key).await? == 0
+            {
                 self.store.set_space_state(space_key, SpaceState::Shadow).await?;
                 tracing::info!(space = %self.served.model.space(), "the space is complete: compare it, and switch");
             }
             return Ok((0, None));
         }
+        let last = chunks.last().map_or(place.after, |chunk| chunk.chunk_key);
+        let chunks: Vec<_> = chunks.into_iter().filter(|chunk| !refused.contains(&chunk.chunk_key)).collect();
         let count = chunks.len();
+        if count == 0 {
+            place.after = last;
+            return Ok((0, None));
+        }
         let texts = chunks.iter().map(|chunk| chunk.text.clone()).collect();
         let partial = self.served.embedder.embed_each(texts, Work::Backfill).await;
-        let last = chunks.last().map_or(*after, |chunk| chunk.chunk_key);
+        for Refused { index, reason } in &partial.refused {
+            tracing::warn!(reason, "a stored text has no vector in the new space");
+            refused.extend(chunks.get(*index).map(|chunk| chunk.chunk_key));
+        }
         let vectors: Vec<(WaitingChunk, Vec<f32>)> = chunks
             .into_iter()
             .zip(partial.vectors)
@@ -101,13 +151,8 @@ impl Shadow {
             .collect();
         self.store.put_vectors(space_key, &vectors).await?;
         metrics::shadowed(&self.served.model.space().id(), vectors.len(), partial.refused.len());
-        for refused in &partial.refused {
-            tracing::warn!(reason = refused.reason, "a stored text has no vector in the new space");
-        }
-        // Passed over only once each has its vector, or never will.
-        if vectors.len() + partial.refused.len() == count {
-            *after = last;
-        }
+        let done = vectors.len() + partial.refused.len();
+        *place = place.next(last, done, count, partial.failed.as_ref());
         Ok((count, partial.failed))
     }
 }

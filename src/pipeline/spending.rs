@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Mutex;
 
 use crate::{
     embed::{Budget, Spending},
@@ -22,36 +22,32 @@ pub struct Account {
     pub store: Store,
     /// Whose budget it is.
     pub pipeline: String,
+    /// Held while it is written down: nothing is to be added twice.
+    pub writing: Arc<Mutex<()>>,
 }
 
 impl Account {
     /// Writes down what was spent since the last time, and learns what others
     /// have spent.
     pub async fn settle(&self) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().await;
         let added = self.budget.unwritten();
         let total = self.store.add_spending(&self.pipeline, &added).await?;
         self.budget.written(&added, &total);
         Ok(())
     }
 
-    /// Does so every second until `stop`, and a last time then.
-    pub async fn keep(self, stop: CancellationToken) -> Result<(), StoreError> {
-        while !stop.is_cancelled() {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(INTERVAL) => {}
-            }
+    /// Does so every second, for as long as it is polled.
+    pub async fn keep(self) {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
             if !self.budget.is_limited() && !has_spent(&self.budget.unwritten()) {
                 continue;
             }
-            match self.settle().await {
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(%error, "what embedding costs is not written down yet");
-                }
-                settled => settled?,
+            if let Err(error) = self.settle().await {
+                tracing::warn!(%error, "what embedding costs is not written down yet");
             }
         }
-        Ok(())
     }
 }
 

@@ -28,7 +28,9 @@ impl Store {
         }
         let Analysed { batch, terms } = self.analyse(batch).await?;
         let mut transaction = self.begin().await?;
-        check_live(&mut transaction, &batch).await?;
+        if has_vectors(&batch) {
+            check_live(&mut transaction, batch.space_key).await?;
+        }
         move_checkpoint(&mut transaction, lease, &batch, tally).await?;
         let batch_key = batch_key(&mut transaction, &batch).await?;
         let tenants = self.tenant_keys(&mut transaction, &batch.records).await?;
@@ -56,8 +58,7 @@ impl Store {
     /// Refuses vectors that must not be stored and finds the terms of every
     /// text, off the async threads.
     pub(super) async fn analyse(&self, batch: Batch) -> Result<Analysed, StoreError> {
-        let has_vectors = batch.records.iter().flat_map(|r| &r.chunks).any(|c| c.vector.is_some());
-        let dimensions = match has_vectors {
+        let dimensions = match has_vectors(&batch) {
             true => Some(self.space(batch.space_key).await?.space.dimensions),
             false => None,
         };
@@ -134,16 +135,17 @@ fn check_record(record: &RecordRow, dimensions: Option<usize>) -> Result<(), Sto
 
 /// Vectors of a space that was live when they were computed and no longer is
 /// would be missing from the one that is.
-async fn check_live(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), StoreError> {
-    if batch.records.iter().flat_map(|record| &record.chunks).all(|chunk| chunk.vector.is_none()) {
-        return Ok(());
-    }
-    let live: bool = sqlx::query_scalar("SELECT state = 'live' FROM spaces WHERE space_key = ?")
-        .bind(batch.space_key)
-        .fetch_one(connection)
+pub(super) async fn check_live(connection: &mut SqliteConnection, space_key: i64) -> Result<(), StoreError> {
+    let live: Option<bool> = sqlx::query_scalar("SELECT state = 'live' FROM spaces WHERE space_key = ?")
+        .bind(space_key)
+        .fetch_optional(connection)
         .await
         .doing("looking for the live space")?;
-    if live { Ok(()) } else { Err(StoreError::NotLive { space_key: batch.space_key }) }
+    if live == Some(true) { Ok(()) } else { Err(StoreError::NotLive { space_key }) }
+}
+
+pub(super) fn has_vectors(batch: &Batch) -> bool {
+    batch.records.iter().flat_map(|record| &record.chunks).any(|chunk| chunk.vector.is_some())
 }
 
 fn advanced(checkpoint: Checkpoint, next_offset: u64, tally: Tally) -> Checkpoint {

@@ -69,7 +69,7 @@ pub use spaces::{SpaceRow, SpaceState};
 pub use sqlite::Store;
 pub use stored::{StoredChunk, StoredRecord};
 pub use texts::StoredVectors;
-pub use waiting::{Moved, Settled, WaitingChunk, WaitingRecord};
+pub use waiting::{Moved, WaitingChunk, WaitingPage};
 
 /// Why a record is a dead letter: the embedder will never take its text.
 pub const EMBED_INPUT: &str = "embed_input";

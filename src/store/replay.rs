@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row, SqliteConnection};
 
-use super::commit::{Analysed, batch_key};
+use super::commit::{Analysed, batch_key, check_live, has_vectors};
 use super::error::{Doing, StoreError};
 use super::insert::{insert_rows, json_array};
 use super::lost;
@@ -42,6 +42,9 @@ impl Store {
     ) -> Result<Replayed, StoreError> {
         let Analysed { batch, terms } = self.analyse(batch).await?;
         let mut transaction = self.begin().await?;
+        if has_vectors(&batch) {
+            check_live(&mut transaction, batch.space_key).await?;
+        }
         let mut stored = stored_chunks(&mut transaction, stream, &batch).await?;
         let next_offset = next_offset(&mut transaction, pipeline, stream).await?;
         let mut replayed = Replayed::default();

@@ -7,8 +7,9 @@ use super::error::StoreError;
 /// What became of the offsets `from..to` of one stream.
 ///
 /// Each offset is either among `records`, or has an outcome, or is one of
-/// `lost`. Only `Deferred` may stand beside a record: the record is stored
-/// and found by keyword, and waits for its vectors.
+/// `lost`. `Deferred` and `DeadLettered` may stand beside a record: it is
+/// stored and found by keyword, and waits for vectors, or will never have all
+/// of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// First offset; the checkpoint must stand here.
@@ -160,7 +161,10 @@ impl Batch {
                 [(_, None)] => tally.indexed += 1,
                 [(_, Some(OutcomeKind::Rejected))] => tally.rejected += 1,
                 [(_, Some(OutcomeKind::Deduplicated))] => tally.deduplicated += 1,
-                [(_, Some(OutcomeKind::DeadLettered))] => tally.dead_lettered += 1,
+                [(_, Some(OutcomeKind::DeadLettered))]
+                | [(_, None), (_, Some(OutcomeKind::DeadLettered))] => {
+                    tally.dead_lettered += 1;
+                }
                 [(_, Some(OutcomeKind::Deferred))] | [(_, None), (_, Some(OutcomeKind::Deferred))] => {
                     tally.deferred += 1;
                 }

@@ -12,7 +12,8 @@ use crate::embed::{Shelf, ShelfError};
 impl Store {
     /// The vectors in one space of the texts with these SHA-256 digests,
     /// whoever's they are: a vector depends on nothing but its text. Texts
-    /// that have none are left out.
+    /// that have none are left out, as may be those of whose many chunks the
+    /// first have none.
     pub async fn vectors_of_texts(
         &self,
         space_key: i64,
@@ -20,11 +21,12 @@ impl Store {
     ) -> Result<HashMap<[u8; 32], Vec<f32>>, StoreError> {
         let found: Vec<(Vec<u8>, Option<Vec<u8>>)> = sqlx::query_as(
             "SELECT unhex(wanted.value),
-                    (SELECT v.vector FROM chunks c INDEXED BY chunks_by_text
+                    (SELECT v.vector FROM (SELECT chunk_key, record_key FROM chunks INDEXED BY chunks_by_text
+                                           WHERE digest = unhex(wanted.value) ORDER BY chunk_key LIMIT 32) c
                      CROSS JOIN records r ON r.record_key = c.record_key
                      CROSS JOIN vectors v ON v.space_key = ?1 AND v.tenant_key = r.tenant_key AND v.tier = r.tier
                                    AND v.chunk_key = c.chunk_key
-                     WHERE c.digest = unhex(wanted.value) LIMIT 1)
+                     LIMIT 1)
              FROM json_each(?2) wanted",
         )
         .bind(space_key)

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::{FromRow, Row, SqliteConnection};
+use sqlx::{FromRow, SqliteConnection};
 
+use super::commit::check_live;
 use super::error::{Doing, StoreError};
 use super::insert::{insert_rows, json_array};
 use super::rows::OutcomeKind;
@@ -21,24 +22,13 @@ pub struct WaitingChunk {
     pub text: String,
 }
 
-/// A record that was stored without all of its vectors.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WaitingRecord {
-    /// Its offset in the stream.
-    pub offset: u64,
-    /// Those of its chunks that have no vector; none if they got theirs by
-    /// another way.
-    pub chunks: Vec<WaitingChunk>,
-}
-
-/// What became of records that waited.
+/// Records that were stored without all of their vectors: the oldest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
-    /// Offsets that have all their vectors now.
-    pub complete: Vec<u64>,
-    /// Offsets with a text that can never be embedded, and why. They stay
-    /// where they are found by keyword.
-    pub refused: Vec<(u64, String)>,
+pub struct WaitingPage {
+    /// Their offsets in the stream, in order.
+    pub offsets: Vec<u64>,
+    /// The first of their chunks that have no vector, each with its offset.
+    pub chunks: Vec<(u64, WaitingChunk)>,
 }
 
 /// How many records changed sides in a checkpoint.
@@ -51,49 +41,51 @@ pub struct Moved {
 }
 
 impl Store {
-    /// At most `limit` records of a stream that wait for vectors, the oldest
-    /// first, from offset `from` on.
+    /// At most `records` records of a stream that wait for vectors, the oldest
+    /// first, from offset `from` on, with at most `chunks` of their chunks.
     pub async fn waiting_records(
         &self,
-        pipeline: &str,
-        stream: &str,
+        (pipeline, stream): (&str, &str),
         space_key: i64,
         from: u64,
-        limit: u32,
-    ) -> Result<Vec<WaitingRecord>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT o.\"offset\", c.chunk_key, r.tenant_key, r.tier, c.text, v.chunk_key IS NOT NULL AS embedded
-             FROM (SELECT \"offset\" FROM outcomes
-                   WHERE pipeline = ?1 AND stream = ?2 AND kind = 'deferred' AND \"offset\" >= ?3
-                   ORDER BY \"offset\" LIMIT ?4) o
-             CROSS JOIN records r ON r.stream = ?2 AND r.\"offset\" = o.\"offset\"
-             CROSS JOIN chunks c ON c.record_key = r.record_key
-             LEFT JOIN vectors v ON v.space_key = ?5 AND v.tenant_key = r.tenant_key AND v.tier = r.tier
-                                AND v.chunk_key = c.chunk_key
-             ORDER BY o.\"offset\", c.chunk",
+        (records, chunks): (u32, u32),
+    ) -> Result<WaitingPage, StoreError> {
+        let offsets: Vec<i64> = sqlx::query_scalar(
+            "SELECT \"offset\" FROM outcomes INDEXED BY outcomes_deferred
+             WHERE pipeline = ? AND stream = ? AND kind = 'deferred' AND \"offset\" >= ?
+             ORDER BY \"offset\" LIMIT ?",
         )
         .bind(pipeline)
         .bind(stream)
         .bind(from.cast_signed())
-        .bind(limit)
-        .bind(space_key)
+        .bind(records)
         .fetch_all(self.readers())
         .await
         .doing("reading what waits for vectors")?;
-        let mut records: BTreeMap<u64, Vec<WaitingChunk>> = BTreeMap::new();
-        for row in &rows {
-            let read = || -> Result<_, sqlx::Error> {
-                let offset: i64 = row.try_get("offset")?;
-                let embedded: bool = row.try_get("embedded")?;
-                Ok((offset.cast_unsigned(), embedded, WaitingChunk::from_row(row)?))
-            };
-            let (offset, embedded, chunk) = read().doing("reading what waits for vectors")?;
-            let chunks = records.entry(offset).or_default();
-            if !embedded {
-                chunks.push(chunk);
-            }
-        }
-        Ok(records.into_iter().map(|(offset, chunks)| WaitingRecord { offset, chunks }).collect())
+        let rows = sqlx::query(
+            "SELECT r.\"offset\", c.chunk_key, r.tenant_key, r.tier, c.text FROM json_each(?2) o
+             CROSS JOIN records r ON r.stream = ?1 AND r.\"offset\" = o.value
+             CROSS JOIN chunks c ON c.record_key = r.record_key
+             LEFT JOIN vectors v ON v.space_key = ?3 AND v.tenant_key = r.tenant_key AND v.tier = r.tier
+                                AND v.chunk_key = c.chunk_key
+             WHERE v.chunk_key IS NULL LIMIT ?4",
+        )
+        .bind(stream)
+        .bind(json_array(offsets.iter().copied()))
+        .bind(space_key)
+        .bind(chunks)
+        .fetch_all(self.readers())
+        .await
+        .doing("reading what waits for vectors")?;
+        let read = |row| -> Result<_, sqlx::Error> {
+            let offset: i64 = sqlx::Row::try_get(row, "offset")?;
+            Ok((offset.cast_unsigned(), WaitingChunk::from_row(row)?))
+        };
+        let chunks: Result<Vec<_>, _> = rows.iter().map(read).collect();
+        Ok(WaitingPage {
+            offsets: offsets.into_iter().map(i64::cast_unsigned).collect(),
+            chunks: chunks.doing("reading what waits for vectors")?,
+        })
     }
 
     /// At most `limit` chunks, of all streams and tenants, that have no vector
@@ -132,25 +124,31 @@ impl Store {
         transaction.commit().await.doing("adding vectors")
     }
 
-    /// As [`put_vectors`](Self::put_vectors), and settles records that waited
-    /// for them, all or nothing: their counters change sides.
+    /// As [`put_vectors`](Self::put_vectors) for the live space, and settles
+    /// those of the records `offsets` that wait for nothing any more, all or
+    /// nothing: their counters change sides. Records that are `refused` become
+    /// dead letters, and stay where they are found by keyword.
+    ///
+    /// # Errors
+    /// [`StoreError::NotLive`] if another space has gone live.
     pub async fn settle_waiting(
         &self,
         (pipeline, stream): (&str, &str),
         space_key: i64,
         vectors: &[(WaitingChunk, Vec<f32>)],
-        settled: &Settled,
+        (offsets, refused): (&[u64], &[(u64, String)]),
         now_ms: i64,
     ) -> Result<Moved, StoreError> {
         self.check(space_key, vectors).await?;
         let mut transaction = self.begin().await?;
+        check_live(&mut transaction, space_key).await?;
         add(&mut transaction, space_key, vectors).await?;
         let mut moved = Moved::default();
-        moved.indexed = forget(&mut transaction, pipeline, stream, &settled.complete).await?;
-        for (offset, reason) in &settled.refused {
+        for (offset, reason) in refused {
             let refused = refuse(&mut transaction, (pipeline, stream), *offset, reason, now_ms).await?;
             moved.dead_lettered += u64::from(refused);
         }
+        moved.indexed = forget_complete(&mut transaction, (pipeline, stream), space_key, offsets).await?;
         sqlx::query(
             "UPDATE checkpoints SET indexed = indexed + ?1, dead_lettered = dead_lettered + ?2,
                  deferred = deferred - ?1 - ?2 WHERE pipeline = ?3 AND stream = ?4",
@@ -237,20 +235,27 @@ async fn stored_of(
     Ok(keys.into_iter().collect())
 }
 
-/// Records leave their outcome behind; how many did.
-async fn forget(
+/// Records that have all their vectors leave their outcome behind; how many
+/// did.
+async fn forget_complete(
     connection: &mut SqliteConnection,
-    pipeline: &str,
-    stream: &str,
+    (pipeline, stream): (&str, &str),
+    space_key: i64,
     offsets: &[u64],
 ) -> Result<u64, StoreError> {
     let gone = sqlx::query(
-        "DELETE FROM outcomes WHERE pipeline = ? AND stream = ? AND kind = 'deferred'
-             AND \"offset\" IN (SELECT value FROM json_each(?))",
+        "DELETE FROM outcomes WHERE pipeline = ?1 AND stream = ?2 AND kind = 'deferred'
+             AND \"offset\" IN (SELECT value FROM json_each(?3))
+             AND NOT EXISTS (
+                 SELECT 1 FROM records r CROSS JOIN chunks c ON c.record_key = r.record_key
+                 WHERE r.stream = ?2 AND r.\"offset\" = outcomes.\"offset\" AND NOT EXISTS (
+                     SELECT 1 FROM vectors v WHERE v.space_key = ?4 AND v.tenant_key = r.tenant_key
+                         AND v.tier = r.tier AND v.chunk_key = c.chunk_key))",
     )
     .bind(pipeline)
     .bind(stream)
     .bind(json_array(offsets.iter().map(|offset| offset.cast_signed())))
+    .bind(space_key)
     .execute(connection)
     .await
     .doing("settling outcomes")?;

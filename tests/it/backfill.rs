@@ -93,6 +93,13 @@ async fn answer(State(state): State<Arc<Answers>>, Json(request): Json<Value>) -
         return (StatusCode::from_u16(status).unwrap(), headers, Json(error)).into_response();
     }
     let texts: Vec<String> = serde_json::from_value(request["input"].clone()).unwrap();
+    if texts.iter().any(|text| text.contains("stuck")) {
+        std::future::pending::<()>().await;
+    }
+    if texts.iter().any(|text| text.contains("poison")) {
+        let error = json!({"error": {"message": "unacceptable", "type": "invalid_request_error"}});
+        return (StatusCode::BAD_REQUEST, Json(error)).into_response();
+    }
     // As long as a real one takes, so that a kill finds it at work.
     tokio::time::sleep(Duration::from_millis(20)).await;
     state.served.lock().unwrap().extend(texts.iter().cloned());
@@ -213,9 +220,7 @@ async fn the_pipeline_s_own_quota_stops_at_its_limit_and_outlives_a_restart() {
     assert_eq!(get(&daemon, "/api/v1/embedding/quota").await["current_count"], 5);
     assert_eq!(service.paid().len(), paid);
     daemon.stop_drained();
-    // A new day.
-    let store = site.store().await;
-    store.close().await;
+    // A larger quota is as good as a new day.
     let text = fs::read_to_string(site.pipeline()).unwrap();
     fs::write(site.pipeline(), text.replace("daily_requests = 5", "daily_requests = 500")).unwrap();
     let daemon = site.start();
@@ -278,4 +283,81 @@ async fn what_is_stored_is_never_paid_for_again() {
     let report = crate::cli::json_of(0, &["replay", "--recompute", "-p", &file]);
     assert_eq!(report["report"]["vectors"], 21, "{report}");
     assert_eq!(service.paid().len(), 41, "this is what it is for");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_hangs_the_service_holds_up_neither_the_others_nor_a_stop() {
+    let service = Service::start().await;
+    let site = service.site("", "");
+    let text = fs::read_to_string(site.pipeline()).unwrap();
+    fs::write(site.pipeline(), text.replace("max_inputs = 64", "max_inputs = 64\ntimeout = \"1s\"")).unwrap();
+    service.answer_with(401);
+    let daemon = site.start();
+    let stuck = json!({"id": "stuck", "tenant": "default", "text": "everybody is stuck at this one"});
+    daemon.post("/v1/ingest", "application/x-ndjson", format!("{stuck}\n")).await;
+    ingest(&daemon, 0..10).await;
+    daemon.derived(11).await;
+    assert_eq!(counts(&daemon).await, (0, 11));
+    daemon.kill();
+    service.answer_with(200);
+    let daemon = site.start();
+    for _ in 0..6 {
+        if counts(&daemon).await == (10, 1) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    assert_eq!(counts(&daemon).await, (10, 1));
+    assert_each_once(service.paid(), 10);
+    let exit = daemon.stop();
+    assert!(exit.took < Duration::from_secs(8), "{:?}", exit.took);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_replay_spends_counts_also_if_it_fails() {
+    let service = Service::start().await;
+    let site = service.site("cache_memory = \"0\"", "[embed.quota]\ndaily_requests = 3\nlive_share = 0.0");
+    let daemon = site.start();
+    ingest(&daemon, 0..10).await;
+    daemon.derived(10).await;
+    daemon.stop_drained();
+    let file = site.pipeline().to_str().unwrap().to_owned();
+    // Canaries, records, canaries: nothing is left.
+    crate::cli::fails(1, &["replay", "--recompute", "-p", &file], "quota");
+    let daemon = site.start();
+    let quota = get(&daemon, "/api/v1/embedding/quota").await;
+    assert_eq!((&quota["current_count"], &quota["exceeded"]), (&json!(3), &json!(true)), "{quota}");
+    daemon.stop_drained();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_record_is_a_dead_letter_and_found_by_keyword_whether_live_or_later() {
+    let service = Service::start().await;
+    let site = service.site("", "");
+    let daemon = site.start();
+    let bad = |id: &str| {
+        let text = format!("{} poison {id}", "a long text about rivers and their beds. ".repeat(40));
+        format!("{}\n", json!({"id": id, "tenant": "default", "text": text}))
+    };
+    daemon.post("/v1/ingest", "application/x-ndjson", bad("live")).await;
+    ingest(&daemon, 0..5).await;
+    daemon.derived(6).await;
+    service.answer_with(429);
+    daemon.post("/v1/ingest", "application/x-ndjson", bad("later")).await;
+    daemon.derived(7).await;
+    service.answer_with(200);
+    eventually("none waits", async || counts(&daemon).await == (5, 0)).await;
+    let status = daemon.status().await;
+    assert_eq!(status["derived"]["dead_lettered"], 2, "{status}");
+    for id in ["live", "later"] {
+        let hits = daemon
+            .search(json!({"tenant": "default", "query": format!("poison {id}"), "mode": "keyword"}))
+            .await;
+        assert!(hits.iter().any(|hit| hit["id"] == id), "{hits:?}");
+    }
+    daemon.stop_drained();
+    let letters = site.store().await.dead_letters(None, 0, 10).await.unwrap();
+    assert_eq!(letters.len(), 2, "{letters:?}");
+    let file = site.pipeline().to_str().unwrap().to_owned();
+    crate::cli::json_of(0, &["replay", "-p", &file]);
 }

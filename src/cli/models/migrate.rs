@@ -92,17 +92,18 @@ pub(super) async fn compare(
     let sides = [live, other];
     let searchers = sides.each_ref().map(|served| searcher(&bench, served));
     let mut found = sides.each_ref().map(|served| describe(served, &states));
-    let (mut overlap, mut hits_of_gold, mut gold_records) = (0.0, [0_usize; 2], 0_usize);
+    let (mut own_found, mut overlap) = ([0_usize; 2], 0.0);
+    let (mut hits_of_gold, mut gold_records) = ([0_usize; 2], 0_usize);
     let mut meter = Meter::new(Some((samples.len() + gold.len()) as u64));
     for (n, sample) in samples.iter().enumerate() {
         let query = words(&sample.text);
         let mut lists = Vec::new();
-        for (searcher, found) in searchers.iter().zip(&mut found) {
+        for (searcher, own_found) in searchers.iter().zip(&mut own_found) {
             let hits = ask(searcher, &sample.tenant, &query).await?;
             let own = |hit: &SearchHit| {
                 hit.lineage.stream == sample.stream && hit.lineage.offset == sample.offset.cast_unsigned()
             };
-            found.sampled_recall_at_10 += share(usize::from(hits.iter().any(own)), samples.len());
+            *own_found += usize::from(hits.iter().any(own));
             lists.push(places(&hits));
         }
         if let [live, other] = lists.as_slice() {
@@ -120,7 +121,8 @@ pub(super) async fn compare(
         meter.at((samples.len() + n) as u64 + 1, "");
     }
     drop(meter);
-    for (found, hits) in found.iter_mut().zip(hits_of_gold) {
+    for ((found, own), hits) in found.iter_mut().zip(own_found).zip(hits_of_gold) {
+        found.sampled_recall_at_10 = share(own, samples.len());
         found.gold_recall_at_10 = (gold_records > 0).then(|| share(hits, gold_records));
     }
     let [_, other] = &sides;
@@ -167,7 +169,7 @@ async fn by_id(store: &Store, id: &str) -> Result<SpaceRow> {
 }
 
 fn searcher(bench: &Workbench, served: &Served) -> Searcher {
-    let serving = Serving::only(bench.store.clone(), served.clone());
+    let serving = Serving::only(served.clone());
     Searcher { serving: Arc::new(serving), ..bench.searcher() }
 }
 

@@ -43,6 +43,8 @@ pub struct Job<'a> {
     deadline: Instant,
     /// When a query is put to another endpoint, and which has it.
     second: Option<(Instant, usize)>,
+    /// How an endpoint failed last.
+    failed_lately: Option<String>,
 }
 
 impl<'a> Job<'a> {
@@ -64,6 +66,7 @@ impl<'a> Job<'a> {
             in_flight: FuturesUnordered::new(),
             partial,
             deadline: Instant::now(),
+            failed_lately: None,
             second: None,
         };
         job.queue.retain(|unit| !unit.texts.is_empty());
@@ -149,7 +152,8 @@ impl<'a> Job<'a> {
                         if unit.never.is_some() {
                             continue;
                         }
-                        self.give_up(impatient(at));
+                        let error = impatient(at, self.failed_lately.take());
+                        self.give_up(error);
                         return None;
                     }
                     let at = at.unwrap_or(self.deadline);
@@ -235,6 +239,9 @@ impl<'a> Job<'a> {
 
     /// Does what follows from a failure.
     fn decide(&mut self, unit: Unit, index: usize, fault: Fault) -> Vec<Unit> {
+        if let Fault::Transient { reason, .. } = &fault {
+            self.failed_lately = Some(reason.clone());
+        }
         if matches!(fault, Fault::Poison { .. }) && !self.asking.query {
             // The endpoint works, and the bad text is being found.
             self.extend_deadline();
@@ -258,7 +265,10 @@ impl<'a> Job<'a> {
 }
 
 /// Why no longer is waited, where an endpoint could be asked at `at`.
-fn impatient(at: Option<Instant>) -> EmbedError {
+fn impatient(at: Option<Instant>, failed_lately: Option<String>) -> EmbedError {
+    if let Some(reason) = failed_lately {
+        return EmbedError::Transient { reason };
+    }
     match at {
         Some(at) => EmbedError::Rate {
             reason: "the endpoints are at the limit of their rate".to_owned(),

@@ -349,6 +349,12 @@ impl Daemon {
     ) -> Result<Self> {
         let started = Instant::now();
         let bench = Workbench::open(pipeline).await?;
+        // One that ends by itself may find nothing to embed.
+        if !options.once {
+            for served in bench.serving.members() {
+                served.model.prepare().await?;
+            }
+        }
         let pipeline = bench.pipeline.clone();
         tracing::info!(space = %bench.serving.now().await?.model.space(), "embedding space");
         keep_model_description(&bench).await?;

@@ -63,6 +63,27 @@ impl Folder {
         Ok(config::load(&self.file, &|name| std::env::var(name).ok())?)
     }
 
+    /// Runs its pipeline in a process of its own until all files are read and
+    /// derived. Returns what that used; the memory is that of the largest
+    /// process so far.
+    pub fn run_once(&self) -> Result<Usage> {
+        let before = usage::children();
+        let mut process = Process::start(self.command()?.arg("--once").stdout(Stdio::null()))?;
+        let status = process.0.wait()?;
+        ensure!(status.success(), "the daemon ended with {status}: {}", self.last_words());
+        let after = usage::children();
+        Ok(Usage { cpu: after.cpu.saturating_sub(before.cpu), ..after })
+    }
+
+    /// This program's own `run`.
+    fn command(&self) -> Result<Command> {
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let mut command = Command::new(program);
+        command.arg("run").arg(&self.file).args(["--log", "warn"]);
+        command.stdin(Stdio::null()).stderr(File::create(self.log())?);
+        Ok(command)
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.path().join("daemon.log")
     }
@@ -152,16 +173,7 @@ struct Ready {
 impl Daemon {
     /// Starts this program's own `run` in `folder`.
     pub fn start(folder: Folder) -> Result<Self> {
-        let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let mut process = Process::start(
-            Command::new(program)
-                .arg("run")
-                .arg(&folder.file)
-                .args(["--log", "warn"])
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(File::create(folder.log())?),
-        )?;
+        let mut process = Process::start(folder.command()?.stdout(Stdio::piped()))?;
         let ready = ready_line(&mut process.0).with_context(|| folder.last_words())?;
         Ok(Self { process, ready, http: http_client::local()?, folder })
     }

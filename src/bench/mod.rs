@@ -23,9 +23,9 @@ pub mod usage;
 use std::{fmt::Display, path::PathBuf, time::Instant};
 
 pub use dictionaries::dictionaries;
-pub use embed::{Against, embed};
+pub use embed::{Against, Part as EmbedPart, embed};
 pub use log::{Peer, growth, log};
-pub use pipeline::pipeline;
+pub use pipeline::{Part as PipelinePart, pipeline};
 pub use quality::quality;
 pub use report::{Better, Case, Report};
 pub use sample::{Sample, sample_of};

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::output;
 use crate::{
     bench::{
-        self, Against, Case, Options, Peer, Report,
+        self, Against, Case, EmbedPart, Options, Peer, PipelinePart, Report,
         dictionaries::{Grid, Table},
         machine::Machine,
         quality::{self, Part},
@@ -89,12 +89,19 @@ enum Name {
         /// Folder of data that may be used but not handed on
         #[arg(long, value_name = "DIR", default_value = "../shared/data")]
         data: PathBuf,
+        /// Measure only this part; may be given again
+        #[arg(long, value_name = "PART")]
+        only: Vec<EmbedPart>,
     },
     /// The whole path through a daemon: acknowledged, indexed, searchable
     Pipeline {
-        /// Records to send in each run [default: all there are, or 1000 with the local model]
+        /// Records to send in each run [default: all there are, or 1000 with the local model; 10000
+        /// from a file]
         #[arg(long, value_name = "N")]
         records: Option<usize>,
+        /// Measure only this part; may be given again
+        #[arg(long, value_name = "PART")]
+        only: Vec<PipelinePart>,
     },
 }
 
@@ -139,11 +146,11 @@ impl Name {
                 let (cases, table) = bench::dictionaries(options, &grid)?;
                 return Ok((cases, Some(table)));
             }
-            Self::Embed { against, python, data } => {
+            Self::Embed { against, python, data, only } => {
                 let python = against.map(|EmbedPeer::SentenceTransformers| python.clone());
-                bench::embed(options, &Against { data: data.clone(), python })
+                bench::embed(options, &Against { data: data.clone(), python, only: only.clone() })
             }
-            Self::Pipeline { records } => bench::pipeline(options, *records),
+            Self::Pipeline { records, only } => bench::pipeline(options, *records, only),
         };
         Ok((cases?, None))
     }

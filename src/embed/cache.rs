@@ -158,6 +158,10 @@ impl Embedder for Cached {
         self.inner.space()
     }
 
+    fn prepare(&self) -> BoxFuture<'_, Result<(), EmbedError>> {
+        self.inner.prepare()
+    }
+
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
         Box::pin(async move { self.each(texts, Work::Live).await.all() })
     }

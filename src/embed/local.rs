@@ -5,17 +5,21 @@
 //! one call's bad input is no other call's error. Batches take texts as they
 //! come: without padding, nothing is gained by sorting them by length.
 //!
-//! Small requests that someone waits for are the exception: they go before
-//! all others, and those that wait together are computed together ([`gather`]).
+//! Small live requests are the exception: they go before all others, and those
+//! that wait together are computed together ([`gather`]). So one record that
+//! comes in does not wait behind the batches of a long list. What can wait
+//! ([`Work::Backfill`]) has a lane of its own, which leaves a worker free for
+//! live work.
 
 use std::{path::Path, sync::Arc, thread};
 
 use futures::future::BoxFuture;
 
 use super::{
-    EmbedError, Embedder, OpenError, Space, TokenSpans,
+    EmbedError, Embedder, OpenError, Partial, Space, TokenSpans, Work,
     bert::{Element, Encoder, Scratch},
     gather::{self, Gather, Request},
+    late::LateEncoder,
     model::{ModelDescription, ModelError, ModelFiles},
     pool::{JobLost, Pool, Priority},
     settings::{LOCAL, Settings},
@@ -24,6 +28,12 @@ use super::{
 
 /// Texts tokenised by one job: some milliseconds of work.
 const TEXTS_PER_JOB: usize = 32;
+/// The same for work that can wait, where one thread does everything and live
+/// work waits until such a job is done.
+const TEXTS_PER_SHORT_JOB: usize = 4;
+/// Tokens encoded by such a job: the longest text of the default model. A
+/// smaller bound would not make the wait shorter, since a text is one piece.
+const TOKENS_PER_SHORT_JOB: usize = 256;
 
 /// A model in this process, with its threads. Dropping it waits for the
 /// batches in progress and ends the threads.
@@ -49,30 +59,54 @@ pub struct Counted {
 
 type Answer = Result<Counted, EmbedError>;
 
+/// How a list of texts is cut into jobs, and what goes before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cut {
+    priority: Priority,
+    /// Texts tokenised by one job.
+    texts: usize,
+    /// Tokens of one batch, at most, unless a single text has more.
+    tokens: usize,
+}
+
 /// What the worker threads share.
 struct Model {
     tokenizer: Arc<Tokenizer>,
-    encoder: Encoder,
+    encoder: LateEncoder,
 }
 
 impl LocalModel {
     /// The model that `settings` name, for a store that holds vectors of the
-    /// spaces `stored`, the newest last. Blocks as [`load`](Self::load) does;
-    /// the environment may say where models are (`THALWEG_MODELS`).
+    /// spaces `stored`, the newest last. Its weights are read and verified by
+    /// the first call that needs them, or by [`read`](Self::read); they have to
+    /// be there. The environment may say where models are (`THALWEG_MODELS`).
     pub fn open(settings: &Settings, stored: &[Space]) -> Result<Self, OpenError> {
         let dir = settings.model_folder(std::env::var_os("THALWEG_MODELS").as_deref());
-        Self::load(&dir, settings, settings.element(stored))
+        Self::open_in(&dir, settings, settings.element(stored))
     }
 
-    /// Reads and verifies the model `settings.model` in `dir` and starts its
-    /// threads; they compute with `element`. Takes a good part of a second and blocks meanwhile.
+    /// The model `settings.model` in `dir`, read and verified. Takes a good
+    /// part of a second and blocks meanwhile.
     pub fn load(dir: &Path, settings: &Settings, element: Element) -> Result<Self, OpenError> {
+        let model = Self::open_in(dir, settings, element)?;
+        model.read()?;
+        Ok(model)
+    }
+
+    /// Reads and verifies the weights unless that is done. Takes a good part
+    /// of a second and blocks meanwhile.
+    pub fn read(&self) -> Result<(), ModelError> {
+        self.model.encoder.get().map(drop)
+    }
+
+    /// Reads and verifies all but the weights of the model `settings.model` in
+    /// `dir`, and starts its threads; they compute with `element`.
+    fn open_in(dir: &Path, settings: &Settings, element: Element) -> Result<Self, OpenError> {
         let files = ModelFiles::read(&settings.model, dir)?;
-        let ModelFiles { description, config, pooling, weights, tokenizer } = files;
+        let ModelFiles { description, config, pooling, tokenizer, weights } = files;
         let tokenizer = Tokenizer::read(&tokenizer, description.max_tokens).map_err(ModelError::from)?;
-        let encoder = Encoder::read(&weights, config, pooling, element).map_err(ModelError::from)?;
         let mismatch = |reason: &str| ModelError::Mismatch { dir: dir.to_owned(), reason: reason.to_owned() };
-        if tokenizer.vocabulary() > encoder.config().vocab_size {
+        if tokenizer.vocabulary() > config.vocab_size {
             return Err(mismatch("the tokenizer has tokens that the weights do not know").into());
         }
         // So that even an empty text has tokens, and a cut one its last.
@@ -82,7 +116,7 @@ impl LocalModel {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let pool = Pool::start("embed", settings.worker_threads(cores), Scratch::default)
             .map_err(|source| OpenError::Threads { source })?;
-        tracing::info!(model = description.name, %element, kernel = element.kernel(), "the local model is ready");
+        let encoder = LateEncoder::new(weights, config, pooling, element);
         Ok(Self {
             space: space(&description, element),
             description,
@@ -93,24 +127,29 @@ impl LocalModel {
         })
     }
 
+    /// `texts` as the model wants what it should find.
+    fn passages(&self, texts: Vec<String>) -> Vec<String> {
+        texts.into_iter().map(|text| prefixed(&self.description.prefix, text)).collect()
+    }
+
     /// What the vectors are computed with.
     pub fn description(&self) -> &ModelDescription {
         &self.description
     }
 
     /// The ids of each text, in order.
-    async fn tokenise(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>, EmbedError> {
+    async fn tokenise(&self, texts: Vec<String>, cut: Cut) -> Result<Vec<Vec<u32>>, EmbedError> {
         let count = texts.len();
         let mut texts = texts.into_iter();
         let mut tickets = Vec::new();
-        for first in (0..count).step_by(TEXTS_PER_JOB) {
-            let some: Vec<String> = texts.by_ref().take(TEXTS_PER_JOB).collect();
+        for first in (0..count).step_by(cut.texts) {
+            let some: Vec<String> = texts.by_ref().take(cut.texts).collect();
             let model = Arc::clone(&self.model);
             let job = move |_: &mut Scratch| {
                 let ids = |(n, text): (usize, &String)| model.ids(first + n, text);
                 some.iter().enumerate().map(ids).collect::<Result<Vec<_>, _>>()
             };
-            tickets.push(self.pool.submit(Priority::Steady, job).await?);
+            tickets.push(self.pool.submit(cut.priority, job).await?);
         }
         let mut all = Vec::with_capacity(count);
         for ticket in tickets {
@@ -120,9 +159,9 @@ impl LocalModel {
     }
 
     /// The vector of each tokenised text, in order.
-    async fn encode(&self, ids: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, EmbedError> {
+    async fn encode(&self, ids: Vec<Vec<u32>>, cut: Cut) -> Result<Vec<Vec<f32>>, EmbedError> {
         let count = ids.len();
-        let sizes = batches(ids.iter().map(Vec::len), self.batch_tokens);
+        let sizes = batches(ids.iter().map(Vec::len), cut.tokens);
         let mut ids = ids.into_iter();
         let mut tickets = Vec::with_capacity(sizes.len());
         let mut first = 0;
@@ -130,7 +169,7 @@ impl LocalModel {
             let batch: Vec<Vec<u32>> = ids.by_ref().take(size).collect();
             let model = Arc::clone(&self.model);
             let job = move |scratch: &mut Scratch| model.vectors(first, &batch, scratch);
-            tickets.push(self.pool.submit(Priority::Steady, job).await?);
+            tickets.push(self.pool.submit(cut.priority, job).await?);
             first += size;
         }
         let mut vectors = Vec::with_capacity(count);
@@ -142,20 +181,21 @@ impl LocalModel {
 
     /// Vectors of texts for someone who waits for them, with their tokens
     /// counted. Few short texts go before all others; a longer list goes
-    /// beside the texts of [`embed`](Embedder::embed). Nothing is put before
-    /// texts: whoever asks knows what they are. Dropping the future cancels
-    /// what no worker has begun.
+    /// beside the other lists. Nothing is put before texts: whoever asks knows
+    /// what they are. Dropping the future cancels what no worker has begun.
     pub async fn embed_counted(&self, texts: Vec<String>) -> Result<Counted, EmbedError> {
-        if gather::is_small(&texts) {
-            return self.embed_urgently(texts).await;
-        }
-        self.embed_steadily(texts).await
+        self.embed_as(texts, Work::Live).await
     }
 
-    async fn embed_steadily(&self, texts: Vec<String>) -> Result<Counted, EmbedError> {
-        let ids = self.tokenise(texts).await?;
+    /// As [`embed_counted`](Self::embed_counted), for whom `work` says.
+    async fn embed_as(&self, texts: Vec<String>, work: Work) -> Result<Counted, EmbedError> {
+        if work == Work::Live && gather::is_small(&texts) {
+            return self.embed_urgently(texts).await;
+        }
+        let cut = Cut::of(work, self.pool.threads(), self.batch_tokens);
+        let ids = self.tokenise(texts, cut).await?;
         let tokens = ids.iter().map(Vec::len).sum();
-        Ok(Counted { vectors: self.encode(ids).await?, tokens })
+        Ok(Counted { vectors: self.encode(ids, cut).await?, tokens })
     }
 
     async fn embed_urgently(&self, texts: Vec<String>) -> Result<Counted, EmbedError> {
@@ -176,14 +216,47 @@ impl LocalModel {
     }
 }
 
+impl Cut {
+    /// For `work` on so many threads, with batches of `batch_tokens` where
+    /// nothing is gained by smaller ones.
+    fn of(work: Work, threads: usize, batch_tokens: usize) -> Self {
+        let priority = match work {
+            Work::Live => Priority::Steady,
+            Work::Backfill => Priority::Background,
+        };
+        if work == Work::Backfill && threads == 1 {
+            return Self {
+                priority,
+                texts: TEXTS_PER_SHORT_JOB,
+                tokens: batch_tokens.min(TOKENS_PER_SHORT_JOB),
+            };
+        }
+        Self { priority, texts: TEXTS_PER_JOB, tokens: batch_tokens }
+    }
+}
+
 impl Embedder for LocalModel {
     fn space(&self) -> &Space {
         &self.space
     }
 
+    fn prepare(&self) -> BoxFuture<'_, Result<(), EmbedError>> {
+        let model = Arc::clone(&self.model);
+        let job = move |_: &mut Scratch| model.encoder().map(drop);
+        Box::pin(async { self.pool.submit(Priority::Urgent, job).await?.result().await? })
+    }
+
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
-        let texts = texts.into_iter().map(|text| prefixed(&self.description.prefix, text)).collect();
-        Box::pin(async move { Ok(self.embed_steadily(texts).await?.vectors) })
+        let texts = self.passages(texts);
+        Box::pin(async move { Ok(self.embed_as(texts, Work::Live).await?.vectors) })
+    }
+
+    fn embed_each(&self, texts: Vec<String>, work: Work) -> BoxFuture<'_, Partial> {
+        let texts = self.passages(texts);
+        Box::pin(async move {
+            let count = texts.len();
+            Partial::of_all(count, self.embed_as(texts, work).await.map(|counted| counted.vectors))
+        })
     }
 
     fn embed_query(&self, text: String) -> BoxFuture<'_, Result<Vec<f32>, EmbedError>> {
@@ -205,6 +278,10 @@ impl Model {
         self.tokenizer.ids(text).map_err(|e| EmbedError::Input { index, reason: e.to_string() })
     }
 
+    fn encoder(&self) -> Result<&Encoder, EmbedError> {
+        self.encoder.get().map_err(|error| EmbedError::Configuration { reason: error.to_string() })
+    }
+
     /// The vectors of a batch whose first text the caller knows as `first`.
     fn vectors(
         &self,
@@ -212,12 +289,22 @@ impl Model {
         batch: &[Vec<u32>],
         scratch: &mut Scratch,
     ) -> Result<Vec<Vec<f32>>, EmbedError> {
-        checked(first, self.encoder.encode(batch, scratch))
+        checked(first, self.encoder()?.encode(batch, scratch))
     }
 
     /// Computes the texts of all `requests` in one batch and answers each. A
     /// text that cannot be tokenised is the error of its request alone.
     fn answer_all(&self, requests: Vec<Request<Answer>>, scratch: &mut Scratch) {
+        let encoder = match self.encoder() {
+            Ok(encoder) => encoder,
+            Err(error) => {
+                for Request { reply, .. } in requests {
+                    // The caller may have left; so below.
+                    let _ = reply.send(Err(error.clone()));
+                }
+                return;
+            }
+        };
         let (mut batch, mut understood) = (Vec::new(), Vec::new());
         for Request { texts, reply } in requests {
             let ids: Result<Vec<_>, _> =
@@ -227,11 +314,10 @@ impl Model {
                     understood.push((reply, ids.len(), ids.iter().map(Vec::len).sum()));
                     batch.extend(ids);
                 }
-                // The caller may have left; so below.
                 Err(error) => drop(reply.send(Err(error))),
             }
         }
-        let mut vectors = self.encoder.encode(&batch, scratch).into_iter();
+        let mut vectors = encoder.encode(&batch, scratch).into_iter();
         for (reply, count, tokens) in understood {
             let own = checked(0, vectors.by_ref().take(count).collect());
             let _ = reply.send(own.map(|vectors| Counted { vectors, tokens }));
@@ -390,7 +476,7 @@ mod tests {
         let text = |n: usize| format!("request {n} {}", "and so on ".repeat(n % 5));
         let request = |n: usize| vec![text(n); n % 3];
         // Their one worker is busy with a list while these come.
-        let list = model.embed(vec!["a text of a long list ".repeat(20); 8]);
+        let list = model.embed(vec!["a text of a long list ".repeat(20); 16]);
         let (_, answers) = block_on(async {
             tokio::join!(list, join_all((0..20).map(|n| model.embed_counted(request(n)))))
         });
@@ -405,6 +491,49 @@ mod tests {
     }
 
     #[test]
+    fn live_texts_are_answered_while_a_back_fill_goes_on_and_all_get_the_same_vectors() {
+        let texts: Vec<String> = (0..120).map(|n| format!("{n} was said and done")).collect();
+        let query = "what was said and done".to_owned();
+        let expected = block_on(testing::local_model().embed(texts.clone())).unwrap();
+        for threads in [1, 2] {
+            let settings = Settings { threads, batch_tokens: 256, ..Settings::default() };
+            let model = LocalModel::load(&testing::model_dir(), &settings, Element::Fp32).unwrap();
+            let answered = std::cell::RefCell::new(Vec::new());
+            let (backfill, live) = block_on(async {
+                let backfill = async {
+                    let partial = model.embed_each(texts.clone(), Work::Backfill).await;
+                    answered.borrow_mut().push("back-fill");
+                    partial
+                };
+                let live = async {
+                    let query = model.embed_query(query.clone()).await.unwrap();
+                    let record = model.embed_each(vec![texts[7].clone()], Work::Live).await;
+                    answered.borrow_mut().push("live");
+                    (query, record.all().unwrap())
+                };
+                tokio::join!(backfill, live)
+            });
+            assert_eq!(*answered.borrow(), ["live", "back-fill"], "{threads} threads");
+            let vectors = backfill.all().unwrap();
+            assert!(vectors.iter().zip(&expected).all(|(a, b)| cosine(a, b) > 0.999_999));
+            assert!(cosine(&live.1[0], &expected[7]) > 0.999_999);
+            let query = block_on(testing::local_model().embed_query(query.clone())).unwrap();
+            assert!(cosine(&live.0, &query) > 0.999_999);
+        }
+    }
+
+    #[test]
+    fn a_back_fill_goes_in_short_jobs_where_one_thread_does_everything() {
+        let of = |work, threads| Cut::of(work, threads, 2_048);
+        let (short, long) = (of(Work::Backfill, 1), of(Work::Backfill, 2));
+        assert_eq!((short.priority, short.tokens), (Priority::Background, 256));
+        assert_eq!((long.priority, long.tokens), (Priority::Background, 2_048));
+        assert!(short.texts < long.texts);
+        assert_eq!(of(Work::Live, 1), of(Work::Live, 2));
+        assert_eq!(of(Work::Live, 1), Cut { priority: Priority::Steady, ..long });
+    }
+
+    #[test]
     fn only_the_first_256_tokens_count() {
         let start = "word ".repeat(254);
         let texts = [format!("{start} river"), format!("{start} engine"), "word ".repeat(253) + "river"];
@@ -416,6 +545,39 @@ mod tests {
     #[test]
     fn no_texts_give_no_vectors() {
         assert!(block_on(testing::local_model().embed(Vec::new())).unwrap().is_empty());
+    }
+
+    #[test]
+    fn weights_are_read_when_they_are_needed_and_wrong_ones_never_used() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("1_Pooling")).unwrap();
+        for path in ["tokenizer.json", "config.json", "1_Pooling/config.json", "sentence_bert_config.json"] {
+            std::fs::write(dir.path().join(path), testing::model_file(path)).unwrap();
+        }
+        let weights = dir.path().join("model.safetensors");
+        let open = || LocalModel::open_in(dir.path(), &Settings::default(), Element::Fp32);
+        assert!(matches!(open(), Err(OpenError::Model(ModelError::Missing { .. }))));
+        std::fs::File::create(&weights).unwrap().set_len(90_868_376).unwrap();
+        let model = open().unwrap();
+        assert_eq!(model.space(), testing::local_model().space());
+        let text = || "a text".to_owned();
+        let errors = [
+            block_on(model.prepare()).unwrap_err(),
+            block_on(model.embed_query(text())).unwrap_err(),
+            block_on(model.embed_each(vec![text(); 20], Work::Backfill)).failed.unwrap(),
+        ];
+        for error in errors {
+            assert!(matches!(&error, EmbedError::Configuration { reason } if reason.contains("SHA-256")));
+        }
+        // Whoever puts it right need not start again.
+        std::fs::remove_file(&weights).unwrap();
+        std::os::unix::fs::symlink(
+            std::path::absolute(testing::model_dir().join("model.safetensors")).unwrap(),
+            &weights,
+        )
+        .unwrap();
+        let expected = block_on(testing::local_model().embed_query(text())).unwrap();
+        assert!(cosine(&block_on(model.embed_query(text())).unwrap(), &expected) > 0.999_999);
     }
 
     #[test]

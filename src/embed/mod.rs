@@ -6,13 +6,15 @@
 //! [`cache`] wraps any of them.
 //!
 //! The local model is [`model`] (its files, verified), [`tokenizer`] (text to
-//! token ids), [`bert`] (token ids to vectors), [`pool`] (the threads) and
-//! [`gather`] (small requests that share a batch).
+//! token ids), [`bert`] (token ids to vectors), `late` (reading the weights
+//! when they are needed), [`pool`] (the threads) and [`gather`] (small requests
+//! that share a batch).
 
 pub mod bert;
 pub mod cache;
 pub mod gather;
 pub mod hashing;
+mod late;
 pub mod local;
 pub mod model;
 pub mod pool;
@@ -157,8 +159,9 @@ pub enum OpenError {
 }
 
 /// Makes the embedder that `settings` name, for a store that holds vectors of
-/// the spaces `stored`, the newest last. Reads the model's files and blocks
-/// meanwhile; the environment may say where they are (`THALWEG_MODELS`).
+/// the spaces `stored`, the newest last. Looks at a local model's files and
+/// blocks meanwhile; the environment may say where they are (`THALWEG_MODELS`).
+/// See [`Embedder::prepare`].
 pub fn open(settings: &Settings, stored: &[Space]) -> Result<Arc<dyn Embedder>, OpenError> {
     match settings.provider {
         Provider::Hashing => Ok(Arc::new(Hashing::default())),
@@ -199,6 +202,18 @@ pub struct Refused {
 }
 
 impl Partial {
+    /// What came of `count` texts that are embedded together or not at all.
+    pub fn of_all(count: usize, vectors: Result<Vec<Vec<f32>>, EmbedError>) -> Self {
+        let (refused, failed) = match vectors {
+            Ok(vectors) => {
+                return Self { vectors: vectors.into_iter().map(Some).collect(), ..Self::default() };
+            }
+            Err(EmbedError::Input { index, reason }) => (vec![Refused { index, reason }], None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        Self { vectors: vec![None; count], refused, failed }
+    }
+
     /// All vectors.
     ///
     /// # Errors
@@ -220,6 +235,13 @@ pub trait Embedder: Send + Sync {
     /// The space of every vector this embedder returns.
     fn space(&self) -> &Space;
 
+    /// Makes ready whatever is otherwise made ready by the first call: the
+    /// local model reads its weights. Finds out whether that can be done, so
+    /// a service calls this before it says that it is there.
+    fn prepare(&self) -> BoxFuture<'_, Result<(), EmbedError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// One vector of `space().dimensions` finite numbers per text, in the
     /// order of the texts. Never blocks the calling thread with computation.
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>>;
@@ -230,19 +252,7 @@ pub trait Embedder: Send + Sync {
         let _ = work;
         Box::pin(async move {
             let count = texts.len();
-            match self.embed(texts).await {
-                Ok(vectors) => {
-                    Partial { vectors: vectors.into_iter().map(Some).collect(), ..Partial::default() }
-                }
-                Err(EmbedError::Input { index, reason }) => Partial {
-                    vectors: vec![None; count],
-                    refused: vec![Refused { index, reason }],
-                    failed: None,
-                },
-                Err(error) => {
-                    Partial { vectors: vec![None; count], refused: Vec::new(), failed: Some(error) }
-                }
-            }
+            Partial::of_all(count, self.embed(texts).await)
         })
     }
 

@@ -177,22 +177,45 @@ impl ModelDescription {
     }
 }
 
-/// A model's folder, read and verified.
+/// A model's folder, read and verified but for the weights.
 pub(super) struct ModelFiles {
     pub description: ModelDescription,
     pub config: Config,
     pub pooling: Pooling,
-    pub weights: Vec<u8>,
     pub tokenizer: Vec<u8>,
+    pub weights: WeightsFile,
+}
+
+/// Weights that are there, with the digest that they are to have.
+pub(super) struct WeightsFile {
+    path: PathBuf,
+    sha256: String,
+}
+
+impl WeightsFile {
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Their bytes, if their digest is right.
+    pub fn read(&self) -> Result<Vec<u8>, ModelError> {
+        let bytes = std::fs::read(&self.path).map_err(|source| unreadable(&self.path, source))?;
+        same_digest(self.path.clone(), &self.sha256, hex(&Sha256::digest(&bytes)))?;
+        Ok(bytes)
+    }
 }
 
 impl ModelFiles {
-    /// Reads the model called `name` from `dir`.
+    /// Reads the model called `name` from `dir`. The digest of a known model's
+    /// weights is written down, so they are not read; that of any other's is
+    /// computed.
     pub fn read(name: &str, dir: &Path) -> Result<Self, ModelError> {
         let mut folder = Folder::of(name, dir);
         let Layout { config, pooling, max_tokens, prompts } = Layout::read(&mut folder)?;
         let (tokenizer, tokenizer_digest) = folder.required(TOKENIZER)?;
-        let (weights, revision) = folder.required(WEIGHTS)?;
+        let revision = folder.look(WEIGHTS)?;
+        let weights = WeightsFile { path: dir.join(WEIGHTS), sha256: revision.clone() };
         let description = ModelDescription {
             name: name.to_owned(),
             revision,
@@ -205,7 +228,7 @@ impl ModelFiles {
             query_prefix: prompts.query,
             licence: folder.known.map_or("", |known| known.licence).to_owned(),
         };
-        Ok(Self { description, config, pooling, weights, tokenizer })
+        Ok(Self { description, config, pooling, tokenizer, weights })
     }
 }
 
@@ -243,11 +266,25 @@ impl<'a> Folder<'a> {
     }
 
     /// As [`required`](Self::required), of a file that is not needed now.
-    fn check(&mut self, path: &str) -> Result<(), ModelError> {
+    /// Returns its digest.
+    fn check(&mut self, path: &str) -> Result<String, ModelError> {
         let at = self.dir.join(path);
         let size = std::fs::metadata(&at).map_err(|source| unreadable(&at, source))?.len();
         let sha256 = digest_of_file(&at).map_err(|source| unreadable(&at, source))?;
-        self.note(path, size, &sha256)
+        self.note(path, size, &sha256)?;
+        Ok(sha256)
+    }
+
+    /// The digest that a file has, or has to have if its length is the one
+    /// written down: it is to be compared by whoever reads the file.
+    fn look(&mut self, path: &str) -> Result<String, ModelError> {
+        let at = self.dir.join(path);
+        let size = std::fs::metadata(&at).map_err(|source| unreadable(&at, source))?.len();
+        let Some(sha256) = self.known.and_then(|known| known.sha256_of_length(path, size)) else {
+            return self.check(path);
+        };
+        self.note(path, size, sha256)?;
+        Ok(sha256.to_owned())
     }
 
     fn note(&mut self, path: &str, size: u64, sha256: &str) -> Result<(), ModelError> {
@@ -334,6 +371,24 @@ mod tests {
             error.to_string().ends_with("model.safetensors is missing: run `thalweg models pull`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn weights_of_another_length_are_refused_at_once_and_others_when_they_are_read() {
+        let dir = folder_without_weights();
+        let weights = File::create(dir.path().join(WEIGHTS)).unwrap();
+        weights.set_len(1_000).unwrap();
+        assert!(matches!(ModelFiles::read(DEFAULT, dir.path()), Err(ModelError::Digest { .. })));
+        weights.set_len(90_868_376).unwrap();
+        let files = ModelFiles::read(DEFAULT, dir.path()).unwrap();
+        assert_eq!(files.description, ModelFiles::read(DEFAULT, &testing::model_dir()).unwrap().description);
+        assert!(matches!(files.weights.read(), Err(ModelError::Digest { .. })));
+        // Nobody wrote down what belongs to this one; what it is now, it stays.
+        let own = ModelFiles::read("own", dir.path()).unwrap();
+        assert_ne!(own.description.revision, files.description.revision);
+        own.weights.read().unwrap();
+        weights.set_len(90_868_375).unwrap();
+        assert!(matches!(own.weights.read(), Err(ModelError::Digest { .. })));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Fixed worker threads, each owning a state, fed from one bounded queue.
 //!
-//! The queue has two lanes; a worker that becomes free takes from the urgent
-//! one first, so a live query waits for the work in progress and never for
-//! the work that is queued. Submitting waits for room without blocking the
-//! thread it runs on. A job whose caller has gone away is skipped.
+//! The queue has three lanes; a worker that becomes free takes from the urgent
+//! one first, then from the steady one. So a live query waits for the work in
+//! progress and never for the work that is queued. The background lane takes
+//! what is idle, and one worker of several never takes from it: the next live
+//! job finds that one free, or busy with live work. Submitting waits for room
+//! without blocking the thread it runs on. A job whose caller has gone away is
+//! skipped.
 
 use std::{
     io,
@@ -12,12 +15,15 @@ use std::{
     thread::JoinHandle,
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Jobs of one lane that may wait, per worker: enough that a worker never
 /// waits for its next job.
 const WAITING_PER_WORKER: usize = 2;
+/// Live jobs that a worker does before one of the background at the latest.
+/// Under full live load background work is slow, but it goes on.
+const LIVE_IN_A_ROW: u32 = 64;
 
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 
@@ -28,6 +34,10 @@ pub enum Priority {
     Urgent,
     /// Throughput counts, latency does not.
     Steady,
+    /// Takes what the others leave. Of several workers all but one do it; a
+    /// single one has to, so there a live job waits for as long as the longest
+    /// of these.
+    Background,
 }
 
 /// Worker threads with a state of type `S` each. Dropping the pool waits for
@@ -40,6 +50,7 @@ pub struct Pool<S> {
 struct Lanes<S> {
     urgent: Lane<S>,
     steady: Lane<S>,
+    background: Lane<S>,
 }
 
 /// One lane of the queue. A job holds a permit while it waits, and there are
@@ -50,6 +61,13 @@ struct Lane<S> {
 }
 
 type Queue<S> = Receiver<(Job<S>, OwnedSemaphorePermit)>;
+
+/// The ends of the lanes that a worker takes from.
+struct Queues<S> {
+    urgent: Queue<S>,
+    steady: Queue<S>,
+    background: Queue<S>,
+}
 
 /// The job was lost: it panicked, or the threads are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,18 +82,31 @@ impl<S: 'static> Pool<S> {
     where
         F: Fn() -> S + Clone + Send + 'static,
     {
-        let places = threads.max(1) * WAITING_PER_WORKER;
+        let threads = threads.max(1);
+        let places = threads * WAITING_PER_WORKER;
         let (urgent, urgent_queue) = lane(places);
         let (steady, steady_queue) = lane(places);
+        let (background, background_queue) = lane(places);
         // Made first: should a thread fail to start, dropping it ends the others.
-        let mut pool = Self { lanes: Some(Lanes { urgent, steady }), workers: Vec::new() };
-        for n in 0..threads.max(1) {
-            let (urgent, steady) = (urgent_queue.clone(), steady_queue.clone());
+        let lanes = Some(Lanes { urgent, steady, background });
+        let mut pool = Self { lanes, workers: Vec::new() };
+        for n in 0..threads {
+            let live_only = n == 0 && threads > 1;
+            let queues = Queues {
+                urgent: urgent_queue.clone(),
+                steady: steady_queue.clone(),
+                background: if live_only { never() } else { background_queue.clone() },
+            };
             let new_state = new_state.clone();
-            let work = move || work(&urgent, &steady, new_state);
+            let work = move || work(&queues, new_state);
             pool.workers.push(std::thread::Builder::new().name(format!("{name}-{n}")).spawn(work)?);
         }
         Ok(pool)
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.workers.len()
     }
 
     /// Queues `job` as soon as there is room. What comes back resolves to its
@@ -97,6 +128,7 @@ impl<S: 'static> Pool<S> {
         let lane = match priority {
             Priority::Urgent => &lanes.urgent,
             Priority::Steady => &lanes.steady,
+            Priority::Background => &lanes.background,
         };
         let permit = Arc::clone(&lane.room).acquire_owned().await.map_err(|_| JobLost)?;
         lane.sender.try_send((Box::new(run), permit)).map_err(|_| JobLost)?;
@@ -129,9 +161,10 @@ fn lane<S>(places: usize) -> (Lane<S>, Queue<S>) {
     (Lane { sender, room: Arc::new(Semaphore::new(places)) }, queue)
 }
 
-fn work<S>(urgent: &Queue<S>, steady: &Queue<S>, new_state: impl Fn() -> S) {
+fn work<S>(queues: &Queues<S>, new_state: impl Fn() -> S) {
     let mut state = new_state();
-    while let Some((job, permit)) = next(urgent, steady) {
+    let mut live_in_a_row = 0;
+    while let Some((job, permit)) = queues.next(&mut live_in_a_row) {
         drop(permit);
         if catch_unwind(AssertUnwindSafe(|| job(&mut state))).is_err() {
             state = new_state();
@@ -139,12 +172,30 @@ fn work<S>(urgent: &Queue<S>, steady: &Queue<S>, new_state: impl Fn() -> S) {
     }
 }
 
-/// The next job, urgent ones first; none once the pool is being dropped and
-/// the queue is empty. Both lanes close together.
-fn next<S>(urgent: &Queue<S>, steady: &Queue<S>) -> Option<(Job<S>, OwnedSemaphorePermit)> {
-    select_biased! {
-        recv(urgent) -> job => job.ok().or_else(|| steady.recv().ok()),
-        recv(steady) -> job => job.ok().or_else(|| urgent.recv().ok()),
+impl<S> Queues<S> {
+    /// The next job; none once the pool is being dropped and the queue is
+    /// empty. `live_in_a_row` are the live jobs since the last of the
+    /// background.
+    fn next(&self, live_in_a_row: &mut u32) -> Option<(Job<S>, OwnedSemaphorePermit)> {
+        if *live_in_a_row >= LIVE_IN_A_ROW
+            && let Ok(job) = self.background.try_recv()
+        {
+            *live_in_a_row = 0;
+            return Some(job);
+        }
+        let (job, live) = select_biased! {
+            recv(self.urgent) -> job => (job, true),
+            recv(self.steady) -> job => (job, true),
+            recv(self.background) -> job => (job, false),
+        };
+        *live_in_a_row = if live { live_in_a_row.saturating_add(1) } else { 0 };
+        job.ok().or_else(|| self.left())
+    }
+
+    /// What is left in the lanes. They close together, so nothing comes after
+    /// one of them was found closed.
+    fn left(&self) -> Option<(Job<S>, OwnedSemaphorePermit)> {
+        [&self.urgent, &self.steady, &self.background].into_iter().find_map(|queue| queue.try_recv().ok())
     }
 }
 
@@ -189,6 +240,82 @@ mod tests {
         drop(release);
         block_on(join_all(tickets.map(Ticket::result)));
         assert_eq!(*order.lock().unwrap(), ["urgent", "steady", "steady"]);
+    }
+
+    #[test]
+    fn live_jobs_overtake_those_of_the_background_but_not_for_ever() {
+        let (pool, release) = busy();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let note = |what: Priority| {
+            let order = Arc::clone(&order);
+            move |_: &mut u32| order.lock().unwrap().push(what)
+        };
+        let row = LIVE_IN_A_ROW as usize;
+        let live = [Priority::Urgent, Priority::Steady];
+        block_on(async {
+            let background = pool.submit(Priority::Background, note(Priority::Background)).await.unwrap();
+            // More than fit, so that live jobs always wait.
+            let live = (0..2 * row).map(|n| {
+                let (priority, pool) = (live[n % 2], &pool);
+                let job = note(priority);
+                async move { pool.submit(priority, job).await.unwrap().result().await }
+            });
+            let mut live = Box::pin(join_all(live));
+            let waker = futures::task::noop_waker();
+            assert!(live.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+            drop(release);
+            live.await;
+            background.result().await.unwrap();
+        });
+        let order = order.lock().unwrap();
+        let place = order.iter().position(|what| *what == Priority::Background).unwrap();
+        // Behind all that waited with it, and at the latest after a row of
+        // live jobs, of which the one that kept the worker busy was the first.
+        assert!((2 * WAITING_PER_WORKER..row).contains(&place), "{place}");
+    }
+
+    #[test]
+    fn background_jobs_run_on_every_worker_but_one_and_live_ones_find_that_one_free() {
+        for (threads, expected) in [(1, 1), (2, 1), (4, 3)] {
+            let pool = Pool::start("test", threads, || 0).unwrap();
+            let (begun, has_begun) = mpsc::channel();
+            let mut releases = Vec::new();
+            let mut submit = |priority| {
+                let (release, wait) = mpsc::channel::<()>();
+                releases.push(release);
+                let begun = begun.clone();
+                let job = move |_: &mut u32| {
+                    begun.send(priority).unwrap();
+                    wait.recv().unwrap_err();
+                };
+                block_on(pool.submit(priority, job)).unwrap()
+            };
+            let jobs: Vec<_> = (0..expected + 1).map(|_| submit(Priority::Background)).collect();
+            for _ in 0..expected {
+                assert_eq!(has_begun.recv(), Ok(Priority::Background));
+            }
+            if threads > 1 {
+                let live = submit(Priority::Steady);
+                assert_eq!(has_begun.recv(), Ok(Priority::Steady));
+                drop(releases.pop());
+                block_on(live.result()).unwrap();
+            }
+            // Nobody has begun the one too many, though a worker was free.
+            assert_eq!(has_begun.try_recv(), Err(mpsc::TryRecvError::Empty), "{threads} threads");
+            drop(releases);
+            assert!(block_on(join_all(jobs.into_iter().map(Ticket::result))).iter().all(Result::is_ok));
+        }
+    }
+
+    #[test]
+    fn what_is_queued_when_the_pool_is_dropped_is_done_first() {
+        let (pool, release) = busy();
+        let lanes = [Priority::Background, Priority::Steady, Priority::Urgent];
+        let tickets = lanes.map(|lane| block_on(pool.submit(lane, move |_: &mut u32| lane)).unwrap());
+        let dropping = std::thread::spawn(move || drop(pool));
+        drop(release);
+        dropping.join().unwrap();
+        assert_eq!(block_on(join_all(tickets.map(Ticket::result))), lanes.map(Ok));
     }
 
     #[test]

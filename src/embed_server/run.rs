@@ -20,7 +20,7 @@ use crate::{
     clock::{self, Clock},
     config::Listen,
     dataflow::Cpu,
-    embed::{EmbedError, Embedder, LocalModel, OpenError, Settings},
+    embed::{EmbedError, Embedder, LocalModel, OpenError, Settings, gather},
 };
 
 /// How to serve.
@@ -168,9 +168,14 @@ fn broke_off(ended: Result<io::Result<()>, tokio::task::JoinError>) -> ServeErro
 async fn load(settings: Settings, name: String, clock: Clock) -> Result<Served, ServeError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads = if settings.threads == 0 { cores } else { settings.threads };
-    let loaded = tokio::task::spawn_blocking(move || LocalModel::open(&settings, &[])).await;
-    let model = loaded.map_err(|_| ServeError::Lost)??;
-    let text = "warm ".repeat(model.space().max_tokens);
+    let open = move || {
+        let model = LocalModel::open(&settings, &[])?;
+        model.read()?;
+        Ok::<_, OpenError>(model)
+    };
+    let model = tokio::task::spawn_blocking(open).await.map_err(|_| ServeError::Lost)??;
+    // Too long to be computed together with the others.
+    let text = "warm ".repeat(model.space().max_tokens.max(gather::SMALL_BYTES));
     try_join_all((0..threads).map(|_| model.embed(vec![text.clone()]))).await?;
     let name = if name.is_empty() { model.description().name.clone() } else { name };
     Ok(Served { model, name, since: clock() / 1_000 })

@@ -158,6 +158,10 @@ impl Embedder for Guarded {
         self.model.space()
     }
 
+    fn prepare(&self) -> BoxFuture<'_, Result<(), EmbedError>> {
+        self.model.prepare()
+    }
+
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
         Box::pin(async move {
             self.admit().await?;

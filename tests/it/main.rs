@@ -28,6 +28,7 @@ mod producer;
 mod protocol;
 mod providers;
 mod repair;
+mod rerun;
 mod segments;
 mod sessions;
 mod sources;

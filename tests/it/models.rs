@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::{cli::text, tools};
 
-const MODEL: &str = "all-MiniLM-L6-v2";
-const FILES: [&str; 5] = [
+pub const MODEL: &str = "all-MiniLM-L6-v2";
+pub const FILES: [&str; 5] = [
     "model.safetensors",
     "tokenizer.json",
     "config.json",
@@ -21,7 +21,7 @@ const FILES: [&str; 5] = [
 ];
 
 /// The folder of the model that all tests use.
-fn original() -> PathBuf {
+pub fn original() -> PathBuf {
     let models = std::env::var_os("THALWEG_MODELS").map_or("models".into(), PathBuf::from);
     Path::new(env!("CARGO_MANIFEST_DIR")).join(models).join(MODEL)
 }

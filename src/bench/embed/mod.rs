@@ -5,7 +5,10 @@
 //! multiplication and addition; what else it computes (softmax, layer norm,
 //! gelu, tokenising) counts as time but not as work. The ceiling is a loop of
 //! nothing but the instruction that the element's products consist of.
+//!
+//! Apart from that: how long one live text waits ([`latency`]).
 
+mod latency;
 mod python;
 mod texts;
 
@@ -28,6 +31,15 @@ use super::{
 };
 use crate::embed::{Element, Embedder, LocalModel, Settings, TokenSpans};
 
+/// Parts of the benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// What a second of processor time gives
+    Throughput,
+    /// How long one live text waits, also beside a back-fill
+    Latency,
+}
+
 /// What to measure the model against, and on what.
 #[derive(Clone, Debug)]
 pub struct Against {
@@ -35,6 +47,8 @@ pub struct Against {
     pub data: PathBuf,
     /// The Python that has the peers; `None`: no peer.
     pub python: Option<PathBuf>,
+    /// Only these parts; all if empty.
+    pub only: Vec<Part>,
 }
 
 /// Shape of all-MiniLM-L6-v2, the one local model there is.
@@ -77,12 +91,29 @@ pub fn embed(options: &Options, against: &Against) -> Result<Vec<Case>> {
     for (element, _) in &models {
         progress(format_args!("{element} is computed by {}", element.kernel()));
     }
-    let python = against.python.as_ref().map(|python| Python::start(python, &folder)).transpose()?;
+    let asked = |part| against.only.is_empty() || against.only.contains(&part);
+    let mut cases = Vec::new();
+    if asked(Part::Latency) {
+        cases.extend(latency::latency(options, &models)?);
+    }
+    if asked(Part::Throughput) {
+        cases.extend(throughput(options, against, &folder, &models)?);
+    }
+    Ok(cases)
+}
+
+fn throughput(
+    options: &Options,
+    against: &Against,
+    folder: &Path,
+    models: &[(Element, LocalModel)],
+) -> Result<Vec<Case>> {
+    let python = against.python.as_ref().map(|python| Python::start(python, folder)).transpose()?;
     let python = python.map(RefCell::new);
     let scratch = options.scratch_dir()?;
     let mut cases = Vec::new();
     for texts in texts::all(&options.fixtures, &against.data)? {
-        let corpus = Measured::new(texts, &models, python.as_ref(), scratch.path())?;
+        let corpus = Measured::new(texts, models, python.as_ref(), scratch.path())?;
         cases.extend(corpus.cases(options.runs)?);
     }
     Ok(cases)

@@ -5,8 +5,11 @@
 //! latency) and then the rest as fast as they are taken (for throughput). The
 //! producer shares the machine with the daemon; its processor time is not
 //! counted.
+//!
+//! Apart from that: a second run over files that have not changed ([`rerun`]).
 
 mod client;
+mod rerun;
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +24,15 @@ use super::{
     sample::{quantile, sample_of},
     stages::local_model,
 };
+
+/// Parts of the benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// What a producer sends, until it is searchable
+    Live,
+    /// A second run over files that have not changed
+    Rerun,
+}
 
 /// One way to run the daemon.
 struct Setup {
@@ -52,20 +64,39 @@ struct Run {
 
 /// Measures the whole path with the hashing embedder, and with the local model
 /// if it is there. `records` are sent in each run; if none are given, as
-/// many as take a minute or two.
+/// many as take a minute or two. Only the parts `only`; all if empty.
 ///
 /// # Errors
 /// If the fixtures are missing, there are not enough records in them, or the
 /// daemon fails.
-pub fn pipeline(options: &Options, records: Option<usize>) -> Result<Vec<Case>> {
+pub fn pipeline(options: &Options, records: Option<usize>, only: &[Part]) -> Result<Vec<Case>> {
+    let with_model = local_model()?.is_some();
+    let setups = || SETUPS.iter().filter(|setup| with_model || setup.provider != "local");
+    let asked = |part| only.is_empty() || only.contains(&part);
+    let mut cases = Vec::new();
+    if asked(Part::Rerun) {
+        for setup in setups() {
+            cases.push(rerun::rerun(options, setup, records)?);
+        }
+    }
+    if asked(Part::Live) {
+        cases.extend(live(options, setups(), records)?);
+    }
+    Ok(cases)
+}
+
+fn live<'a>(
+    options: &Options,
+    setups: impl Iterator<Item = &'a Setup>,
+    records: Option<usize>,
+) -> Result<Vec<Case>> {
     let payloads = mixed(
         Corpus::load(&options.fixtures, "irc_ubuntu")?.payloads(),
         Corpus::load_all(&options.fixtures, &["scifact_docs", "python311"])?.payloads(),
     );
-    let with_model = local_model()?.is_some();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut cases = Vec::new();
-    for setup in SETUPS.iter().filter(|setup| with_model || setup.provider != "local") {
+    for setup in setups {
         let (provider, least) = (setup.provider, setup.paced + 1);
         let records = records.unwrap_or(setup.records.min(payloads.len()));
         let fits = (least..=payloads.len()).contains(&records);

@@ -70,11 +70,6 @@ impl Encoder {
         Ok(Self { config, pooling, weights, attention })
     }
 
-    /// The configuration it was read with.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
     /// One vector of `hidden_size` numbers for each text of `batch`. A text is
     /// the ids of its tokens: at least one, at most `max_position_embeddings`,
     /// each below `vocab_size`. Panics otherwise.

@@ -61,6 +61,12 @@ impl Known {
         self.files.iter().find(|(file, ..)| *file == path).map(|(.., sha256)| *sha256)
     }
 
+    /// The digest, in hex, of one of its files if that is `bytes` long.
+    pub fn sha256_of_length(&self, path: &str, bytes: u64) -> Option<&'static str> {
+        let this = self.files.iter().find(|(file, length, _)| (*file, *length) == (path, bytes));
+        this.map(|(.., sha256)| *sha256)
+    }
+
     /// Bytes of all its files.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|(_, bytes, _)| bytes).sum()

@@ -21,11 +21,11 @@ use crate::metrics;
 pub trait Shelf: Send + Sync {
     /// The vectors of the texts with these SHA-256 digests; texts that have
     /// none are left out.
-    fn vectors<'a>(
-        &'a self,
-        digests: &'a [[u8; 32]],
-    ) -> BoxFuture<'a, Result<HashMap<[u8; 32], Vec<f32>>, ShelfError>>;
+    fn vectors<'a>(&'a self, digests: &'a [[u8; 32]]) -> BoxFuture<'a, Result<Known, ShelfError>>;
 }
+
+/// Vectors by the SHA-256 of their texts.
+pub type Known = HashMap<[u8; 32], Vec<f32>>;
 
 /// The shelf cannot be reached.
 #[derive(Clone, Debug, thiserror::Error)]

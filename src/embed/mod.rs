@@ -35,7 +35,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::{
     bert::Element,
-    cache::{Cached, Shelf, ShelfError},
+    cache::{Cached, Known, Shelf, ShelfError},
     hashing::Hashing,
     local::{Counted, LocalModel},
     model::{ModelDescription, ModelError},

@@ -178,11 +178,10 @@ pub(super) async fn graceful(stop: &CancellationToken) {
     tokio::time::sleep(GRACE).await;
 }
 
+type NewVector = (WaitingChunk, Vec<f32>);
+
 /// The vectors that are there, and the records of which a text was refused.
-fn sort_out(
-    chunks: Vec<(u64, WaitingChunk)>,
-    partial: Partial,
-) -> (Vec<(WaitingChunk, Vec<f32>)>, Vec<(u64, String)>) {
+fn sort_out(chunks: Vec<(u64, WaitingChunk)>, partial: Partial) -> (Vec<NewVector>, Vec<(u64, String)>) {
     let refused = partial.refused.into_iter().filter_map(|refused| {
         let (offset, _) = chunks.get(refused.index)?;
         Some((*offset, refused.reason))

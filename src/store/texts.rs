@@ -1,24 +1,18 @@
 //! Vectors by text: what is stored need not be computed again.
 
-use std::collections::HashMap;
-
 use futures::future::BoxFuture;
 
 use super::error::{Doing, StoreError};
 use super::sqlite::Store;
 use super::vector::numbers;
-use crate::embed::{Shelf, ShelfError};
+use crate::embed::{Known, Shelf, ShelfError};
 
 impl Store {
     /// The vectors in one space of the texts with these SHA-256 digests,
     /// whoever's they are: a vector depends on nothing but its text. Texts
     /// that have none are left out, as may be those of whose many chunks the
     /// first have none.
-    pub async fn vectors_of_texts(
-        &self,
-        space_key: i64,
-        digests: &[[u8; 32]],
-    ) -> Result<HashMap<[u8; 32], Vec<f32>>, StoreError> {
+    pub async fn vectors_of_texts(&self, space_key: i64, digests: &[[u8; 32]]) -> Result<Known, StoreError> {
         let found: Vec<(Vec<u8>, Option<Vec<u8>>)> = sqlx::query_as(
             "SELECT unhex(wanted.value),
                     (SELECT v.vector FROM (SELECT chunk_key, record_key FROM chunks INDEXED BY chunks_by_text
@@ -56,10 +50,7 @@ pub struct StoredVectors {
 }
 
 impl Shelf for StoredVectors {
-    fn vectors<'a>(
-        &'a self,
-        digests: &'a [[u8; 32]],
-    ) -> BoxFuture<'a, Result<HashMap<[u8; 32], Vec<f32>>, ShelfError>> {
+    fn vectors<'a>(&'a self, digests: &'a [[u8; 32]]) -> BoxFuture<'a, Result<Known, ShelfError>> {
         Box::pin(async move {
             let found = self.store.vectors_of_texts(self.space_key, digests).await;
             found.map_err(|error| ShelfError(error.to_string()))

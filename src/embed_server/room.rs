@@ -158,9 +158,9 @@ mod tests {
         let held = [small(), small(), room.bytes(None, 1)];
         assert!(held.each_ref().map(Option::is_some) == [true, true, false]);
         // One that outgrows the small lane finds the other full.
-        let [one, ..] = held;
+        let [one, two, _] = held;
         assert!(room.bytes(one, SMALL_BODY_BYTES + 1).is_none());
-        drop(large);
+        drop((large, two));
         let one = room.bytes(small(), SMALL_BODY_BYTES + 1);
         assert!(one.is_some());
         drop(one);

@@ -244,34 +244,37 @@ mod tests {
 
     #[test]
     fn live_jobs_overtake_those_of_the_background_but_not_for_ever() {
-        let (pool, release) = busy();
-        let order = Arc::new(Mutex::new(Vec::new()));
-        let note = |what: Priority| {
-            let order = Arc::clone(&order);
-            move |_: &mut u32| order.lock().unwrap().push(what)
-        };
         let row = LIVE_IN_A_ROW as usize;
-        let live = [Priority::Urgent, Priority::Steady];
-        block_on(async {
-            let background = pool.submit(Priority::Background, note(Priority::Background)).await.unwrap();
-            // More than fit, so that live jobs always wait.
-            let live = (0..2 * row).map(|n| {
-                let (priority, pool) = (live[n % 2], &pool);
-                let job = note(priority);
-                async move { pool.submit(priority, job).await.unwrap().result().await }
-            });
-            let mut live = Box::pin(join_all(live));
-            let waker = futures::task::noop_waker();
-            assert!(live.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
-            drop(release);
-            live.await;
-            background.result().await.unwrap();
-        });
-        let order = order.lock().unwrap();
-        let place = order.iter().position(|what| *what == Priority::Background).unwrap();
-        // Behind all that waited with it, and at the latest after a row of
-        // live jobs, of which the one that kept the worker busy was the first.
-        assert!((2 * WAITING_PER_WORKER..row).contains(&place), "{place}");
+        let [urgent, steady, background] = [(); 3].map(|()| lane::<Vec<Priority>>(2 * row));
+        let wanted = [
+            (&background.0, Priority::Background, 2),
+            (&steady.0, Priority::Steady, row),
+            (&urgent.0, Priority::Urgent, 3),
+        ];
+        for (lane, priority, count) in wanted {
+            for _ in 0..count {
+                let permit = Arc::clone(&lane.room).try_acquire_owned().unwrap();
+                let job: Job<Vec<Priority>> = Box::new(move |order| order.push(priority));
+                assert!(lane.sender.try_send((job, permit)).is_ok());
+            }
+        }
+        let queues = Queues { urgent: urgent.1, steady: steady.1, background: background.1 };
+        let (mut live_in_a_row, mut order) = (0, Vec::new());
+        for _ in 0..row + 5 {
+            let (job, _permit) = queues.next(&mut live_in_a_row).unwrap();
+            job(&mut order);
+        }
+        let runs: Vec<_> = order.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
+        assert_eq!(
+            runs,
+            [
+                (Priority::Urgent, 3),
+                (Priority::Steady, row - 3),
+                (Priority::Background, 1),
+                (Priority::Steady, 3),
+                (Priority::Background, 1)
+            ]
+        );
     }
 
     #[test]

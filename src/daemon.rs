@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -90,7 +90,7 @@ pub struct Workbench {
     pub pipeline: Arc<Pipeline>,
     /// Rows, vectors, catalog.
     pub store: Store,
-    /// The model.
+    /// Who embeds, and for which space.
     pub serving: Arc<Serving>,
     /// Counts tokens as the pipeline's own model does.
     pub tokens: Arc<dyn TokenSpans>,
@@ -119,6 +119,11 @@ impl Workbench {
         let mut members = vec![served];
         if let Some(next) = &pipeline.migrate {
             members.push(serve(next, &store, &stored).await.context("[migrate] cannot be used")?);
+            ensure!(
+                members.first().map(|served| served.space_key)
+                    != members.last().map(|served| served.space_key),
+                "[migrate] names the embedding space that [embed] has; name another model there, or leave it out"
+            );
         }
         let account = |(served, name): (&Served, &str)| {
             let budget = served.model.budget()?.clone();

@@ -1,13 +1,17 @@
 //! What embedding may cost, and how its services do.
 
+use std::sync::Arc;
+
 use axum::{Json, extract::State};
 use serde::Serialize;
 
 use super::{Problem, Shared};
 use crate::{
     clock,
-    embed::{Circuit, Embedder, EndpointState, QuotaKind, QuotaState},
+    embed::{Budget, Circuit, Embedder, EndpointState, QuotaKind, QuotaState},
 };
+
+const DAY_MS: i64 = 86_400_000;
 
 /// `GET /api/v1/embedding/quota`: the limit that is nearest to being reached,
 /// and all of them.
@@ -57,47 +61,40 @@ pub(super) struct Providers {
 }
 
 impl Quota {
-    fn of(states: &[(QuotaKind, QuotaState)], now_ms: i64) -> Self {
-        let share = |state: &QuotaState| match (state.daily_quota, state.exceeded) {
-            (None, _) => -1.0,
-            (Some(_), true) => f64::INFINITY,
-            #[expect(clippy::cast_precision_loss, reason = "a share")]
-            (Some(quota), false) => state.current_count as f64 / quota.max(1) as f64,
-        };
-        // The first of equals: tokens, where nothing is limited.
-        let nearest = states.iter().rev().max_by(|(_, a), (_, b)| share(a).total_cmp(&share(b)));
-        let kind = |(unit, state): &(QuotaKind, QuotaState)| Kind {
-            unit: *unit,
+    fn of(budget: Option<&Arc<Budget>>, now_ms: i64) -> Self {
+        let states = budget.map(|budget| budget.states()).unwrap_or_default();
+        let nearest = budget.map(|budget| budget.state());
+        let unit = states.iter().find(|(_, state)| Some(state) == nearest.as_ref()).map(|(unit, _)| *unit);
+        let kind = |(unit, state): (QuotaKind, QuotaState)| Kind {
+            unit,
             daily_quota: state.daily_quota,
             current_count: state.current_count,
             remaining: state.remaining,
             exceeded: state.exceeded,
         };
-        let day = 86_400_000;
-        let reset_ms = nearest.map_or((now_ms.div_euclid(day) + 1) * day, |(_, state)| state.reset_at);
+        let reset_ms =
+            nearest.as_ref().map_or((now_ms.div_euclid(DAY_MS) + 1) * DAY_MS, |state| state.reset_at);
         Self {
-            daily_quota: nearest.and_then(|(_, state)| state.daily_quota),
-            current_count: nearest.map_or(0, |(_, state)| state.current_count),
-            remaining: nearest.and_then(|(_, state)| state.remaining),
-            exceeded: nearest.is_some_and(|(_, state)| state.exceeded),
+            daily_quota: nearest.as_ref().and_then(|state| state.daily_quota),
+            current_count: nearest.as_ref().map_or(0, |state| state.current_count),
+            remaining: nearest.as_ref().and_then(|state| state.remaining),
+            exceeded: nearest.is_some_and(|state| state.exceeded),
             reset_at: jiff::Timestamp::from_millisecond(reset_ms).unwrap_or_default().to_string(),
-            unit: nearest.map(|(unit, _)| *unit),
-            kinds: states.iter().map(kind).collect(),
+            unit,
+            kinds: states.into_iter().map(kind).collect(),
         }
     }
 }
 
 pub(super) async fn quota(State(api): Shared) -> Result<Json<Quota>, Problem> {
     let served = api.searcher.serving.now().await?;
-    let states = served.model.budget().map(|budget| budget.states()).unwrap_or_default();
-    Ok(Json(Quota::of(&states, clock::system_ms())))
+    Ok(Json(Quota::of(served.model.budget(), clock::system_ms())))
 }
 
 pub(super) async fn providers(State(api): Shared) -> Result<Json<Providers>, Problem> {
     let served = api.searcher.serving.now().await?;
     let providers = served.model.endpoints();
     let in_use = providers.iter().filter(|endpoint| endpoint.circuit == Circuit::Closed).count();
-    let states = served.model.budget().map(|budget| budget.states()).unwrap_or_default();
     Ok(Json(Providers {
         status: match (providers.len(), in_use) {
             (0, _) => "local",
@@ -108,7 +105,7 @@ pub(super) async fn providers(State(api): Shared) -> Result<Json<Providers>, Pro
         trouble: api.progress.trouble_of("embed"),
         deferred: api.progress.deferred(),
         fallback_fraction: api.progress.fallback_fraction(),
-        quota: Quota::of(&states, clock::system_ms()),
+        quota: Quota::of(served.model.budget(), clock::system_ms()),
         providers,
     }))
 }

@@ -75,14 +75,21 @@ impl Guarded {
         progress: Arc<Progress>,
         stop: CancellationToken,
     ) -> std::io::Result<()> {
+        let mut failed = false;
         while !stop.is_cancelled() {
             let checked = tokio::select! {
                 () = stop.cancelled() => break,
                 checked = self.check() => checked,
             };
             let wait = match checked {
-                Ok(()) => TRUSTED,
+                Ok(()) => {
+                    if std::mem::take(&mut failed) {
+                        progress.well("embed");
+                    }
+                    TRUSTED
+                }
                 Err(error) => {
+                    failed = true;
                     progress.trouble("embed", error.to_string());
                     AGAIN
                 }
@@ -148,7 +155,8 @@ fn least_like(recorded: &HashMap<[u8; 32], Vec<f32>>, now: &[([u8; 32], Vec<f32>
     cosines.fold((1.0, ""), |least, one| if one.0 < least.0 { one } else { least })
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
+/// The cosine of two vectors; 0 if their lengths differ.
+pub(super) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     if a.len() == b.len() { dot(a, b) / (dot(a, a) * dot(b, b)).sqrt() } else { 0.0 }
 }

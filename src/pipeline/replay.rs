@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt, ops::Range};
 use serde::Serialize;
 
 use super::{
+    canary::cosine,
     deriver::{Deriver, Frame, Judged},
     serving::Served,
 };
@@ -444,11 +445,6 @@ fn compare_vectors(
     let cosine = cosine(derived, stored);
     report.smallest_cosine = Some(report.smallest_cosine.map_or(cosine, |least| least.min(cosine)));
     (cosine < AGREEING_COSINE).then(|| format!("the vectors' cosine is {cosine:.6}"))
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    if a.len() == b.len() { dot(a, b) / (dot(a, a) * dot(b, b)).sqrt() } else { 0.0 }
 }
 
 /// Consecutive frames of the log.

@@ -72,7 +72,8 @@ pub enum StoreError {
     /// No embedder of this pipeline makes vectors of the live space.
     #[error(
         "the live embedding space of the store ({}) is none that the pipeline file has an embedder for; \
-         `thalweg models` shows the spaces", live.map_or("none".to_owned(), |key| format!("key {key}"))
+         `thalweg models list` shows the spaces: name the live one's model in [embed], and one to change to \
+         in [migrate]", live.map_or("none".to_owned(), |key| format!("key {key}"))
     )]
     NotServed {
         /// The live space's key, if there is a live one.

@@ -1,6 +1,6 @@
 //! Putting back what is missing of a range of offsets.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row, SqliteConnection};
@@ -13,6 +13,7 @@ use super::new_rows::NewRows;
 use super::rows::{Batch, ChunkRow, OutcomeKind, RecordRow};
 use super::sqlite::Store;
 use super::vector::vector_bytes;
+use super::waiting::mark_changed;
 
 /// What putting back a range did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -214,16 +215,7 @@ async fn add_vectors(
     })
     .await
     .doing("adding vectors")?;
-    let partitions: BTreeSet<_> = missing.iter().map(|new| (new.tenant_key, new.tier)).collect();
-    for (tenant_key, tier) in partitions {
-        sqlx::query("UPDATE partitions SET generation = generation + 1 WHERE tenant_key = ? AND tier = ?")
-            .bind(tenant_key)
-            .bind(tier)
-            .execute(&mut *connection)
-            .await
-            .doing("marking a partition as changed")?;
-    }
-    Ok(())
+    mark_changed(connection, missing.iter().map(|new| (new.tenant_key, new.tier)).collect()).await
 }
 
 /// Offsets that now have all they should leave their outcome behind and count

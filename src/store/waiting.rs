@@ -175,7 +175,7 @@ impl Store {
 }
 
 /// Adds vectors, and marks the partitions in which they do not come last.
-pub(super) async fn add(
+async fn add(
     connection: &mut SqliteConnection,
     space_key: i64,
     vectors: &[(WaitingChunk, Vec<f32>)],
@@ -209,7 +209,16 @@ pub(super) async fn add(
     })
     .await
     .doing("adding vectors")?;
-    for (tenant_key, tier) in changed {
+    mark_changed(connection, changed).await
+}
+
+/// Moves the generation of partitions, each a tenant and a tier, in which
+/// vectors came other than at the end.
+pub(super) async fn mark_changed(
+    connection: &mut SqliteConnection,
+    partitions: BTreeSet<(i64, i64)>,
+) -> Result<(), StoreError> {
+    for (tenant_key, tier) in partitions {
         sqlx::query("UPDATE partitions SET generation = generation + 1 WHERE tenant_key = ? AND tier = ?")
             .bind(tenant_key)
             .bind(tier)

@@ -38,6 +38,12 @@ async fn a_new_model_is_built_in_shadow_switched_to_rolled_back_and_the_old_one_
     daemon.derived(40).await;
     daemon.stop_drained();
 
+    fs::write(&file, format!("{before}\n[migrate]\nprovider = \"hashing\"\n")).unwrap();
+    fails(
+        1,
+        &["search", "-p", &file, "--tenant", "default", "water"],
+        "the embedding space that [embed] has",
+    );
     let service = Service::start().await;
     fs::write(&file, format!("{before}\n[migrate]\n{}", service.endpoint("migrate"))).unwrap();
     let daemon = site.start();

@@ -14,7 +14,7 @@ use super::super::{
 use crate::{
     config::Pipeline,
     daemon::Workbench,
-    embed::Embedder,
+    embed::{Embedder, Settings},
     pipeline::{
         search::{SearchHit, SearchRequest, Searcher},
         serving::{Served, Serving},
@@ -73,13 +73,16 @@ pub(super) async fn compare(
     gold: Option<&Path>,
     output: Output,
 ) -> Result<ExitCode> {
-    let price = pipeline.migrate.as_ref().map_or(0.0, |settings| {
+    let dearest = |settings: &Settings| {
         settings.endpoint.iter().map(|endpoint| endpoint.price_per_million_tokens).fold(0.0, f64::max)
-    });
+    };
+    let prices =
+        [Some(&pipeline.embed), pipeline.migrate.as_ref()].map(|settings| settings.map_or(0.0, dearest));
     let bench = Workbench::open(pipeline).await?;
     let live = bench.serving.now().await?;
-    let other = bench.serving.members().iter().find(|served| served.space_key != live.space_key);
-    let other = other.cloned().context(
+    let mut others = bench.serving.members().iter().zip(prices);
+    let other = others.find(|(served, _)| served.space_key != live.space_key);
+    let (other, price) = other.map(|(served, price)| (served.clone(), price)).context(
         "there is one embedding space; name the model to migrate to in the section [migrate] of the pipeline file",
     )?;
     let gold: Vec<Gold> = match gold {

@@ -1,30 +1,36 @@
 //! How far a pipeline has read a stream, and who may move that on.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::FromRow;
 
-use super::error::{Doing, StoreError};
-use super::sqlite::Store;
+use super::rows::Tally;
 
 /// Where a pipeline stands in a stream, and what became of what it has read:
 /// `next_offset - start_offset` is the sum of the other six numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
 pub struct Checkpoint {
     /// Where the pipeline began to read.
+    #[sqlx(try_from = "i64")]
     pub start_offset: u64,
     /// The next offset it will read.
+    #[sqlx(try_from = "i64")]
     pub next_offset: u64,
     /// Records stored, with every vector they should have.
+    #[sqlx(try_from = "i64")]
     pub indexed: u64,
     /// Refused by a rule of the pipeline.
+    #[sqlx(try_from = "i64")]
     pub rejected: u64,
     /// Left out as already stored.
+    #[sqlx(try_from = "i64")]
     pub deduplicated: u64,
     /// Waiting for their vectors.
+    #[sqlx(try_from = "i64")]
     pub deferred: u64,
     /// Failed, to be looked at.
+    #[sqlx(try_from = "i64")]
     pub dead_lettered: u64,
     /// Offsets whose bytes were damaged on disk.
+    #[sqlx(try_from = "i64")]
     pub lost: u64,
 }
 
@@ -39,27 +45,29 @@ impl Checkpoint {
         self.next_offset.checked_sub(self.start_offset) == Some(self.total())
     }
 
-    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        let number = |column| row.try_get::<i64, _>(column).map(i64::cast_unsigned);
-        Ok(Self {
-            start_offset: number("start_offset")?,
-            next_offset: number("next_offset")?,
-            indexed: number("indexed")?,
-            rejected: number("rejected")?,
-            deduplicated: number("deduplicated")?,
-            deferred: number("deferred")?,
-            dead_lettered: number("dead_lettered")?,
-            lost: number("lost")?,
-        })
+    /// As a batch up to `next_offset` leaves it.
+    pub(super) fn advanced(self, next_offset: u64, tally: Tally) -> Self {
+        Self {
+            start_offset: self.start_offset,
+            next_offset,
+            indexed: self.indexed + tally.indexed,
+            rejected: self.rejected + tally.rejected,
+            deduplicated: self.deduplicated + tally.deduplicated,
+            deferred: self.deferred + tally.deferred,
+            dead_lettered: self.dead_lettered + tally.dead_lettered,
+            lost: self.lost + tally.lost,
+        }
     }
 }
 
 /// The right to move one checkpoint, until someone else acquires it.
-#[derive(Debug)]
+#[derive(Debug, FromRow)]
 pub struct Lease {
     pub(super) pipeline: String,
     pub(super) stream: String,
+    #[sqlx(try_from = "i64")]
     pub(super) epoch: u64,
+    #[sqlx(flatten)]
     pub(super) checkpoint: Checkpoint,
 }
 
@@ -79,63 +87,5 @@ impl Lease {
     /// The checkpoint as this lease's last commit left it.
     pub fn checkpoint(&self) -> Checkpoint {
         self.checkpoint
-    }
-}
-
-impl Store {
-    /// Takes over `stream` for `pipeline`: every older lease of the two is
-    /// void from here on. A pair never seen before starts at `start_offset`.
-    pub async fn acquire(
-        &self,
-        pipeline: &str,
-        stream: &str,
-        start_offset: u64,
-        now_ms: i64,
-    ) -> Result<Lease, StoreError> {
-        let mut transaction = self.begin().await?;
-        let row = sqlx::query(
-            "INSERT INTO checkpoints (pipeline, stream, epoch, start_offset, next_offset, updated_ms)
-             VALUES (?1, ?2, 1, ?3, ?3, ?4)
-             ON CONFLICT DO UPDATE SET epoch = epoch + 1, updated_ms = excluded.updated_ms
-             RETURNING *",
-        )
-        .bind(pipeline)
-        .bind(stream)
-        .bind(start_offset.cast_signed())
-        .bind(now_ms)
-        .fetch_one(&mut *transaction)
-        .await
-        .doing("acquiring a stream")?;
-        transaction.commit().await.doing("acquiring a stream")?;
-        Ok(Lease {
-            pipeline: pipeline.to_owned(),
-            stream: stream.to_owned(),
-            epoch: row.try_get::<i64, _>("epoch").doing("reading an epoch")?.cast_unsigned(),
-            checkpoint: Checkpoint::read(&row).doing("reading a checkpoint")?,
-        })
-    }
-
-    /// The checkpoint of `pipeline` in `stream`, if it ever read it.
-    pub async fn counts(&self, pipeline: &str, stream: &str) -> Result<Option<Checkpoint>, StoreError> {
-        sqlx::query("SELECT * FROM checkpoints WHERE pipeline = ? AND stream = ?")
-            .bind(pipeline)
-            .bind(stream)
-            .fetch_optional(self.readers())
-            .await
-            .and_then(|row| row.as_ref().map(Checkpoint::read).transpose())
-            .doing("reading a checkpoint")
-    }
-
-    /// Every checkpoint, as (pipeline, stream, checkpoint) in that order.
-    pub async fn checkpoints(&self) -> Result<Vec<(String, String, Checkpoint)>, StoreError> {
-        sqlx::query("SELECT * FROM checkpoints ORDER BY pipeline, stream")
-            .fetch_all(self.readers())
-            .await
-            .and_then(|rows| {
-                rows.iter()
-                    .map(|row| Ok((row.try_get("pipeline")?, row.try_get("stream")?, Checkpoint::read(row)?)))
-                    .collect()
-            })
-            .doing("reading the checkpoints")
     }
 }

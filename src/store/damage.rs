@@ -4,10 +4,9 @@
 use std::{fmt, ops::Range};
 
 use serde::{Deserialize, Serialize};
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::FromRow;
 
-use super::error::{Doing, StoreError};
-use super::sqlite::Store;
+use super::error::StoreError;
 
 /// What is wrong with a file of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,8 +57,12 @@ impl DamageKind {
             Self::Unreadable => "unreadable",
         }
     }
+}
 
-    fn parse(name: &str) -> Result<Self, StoreError> {
+impl TryFrom<String> for DamageKind {
+    type Error = StoreError;
+
+    fn try_from(name: String) -> Result<Self, StoreError> {
         Self::ALL
             .into_iter()
             .find(|kind| kind.as_str() == name)
@@ -68,15 +71,18 @@ impl DamageKind {
 }
 
 /// One thing that is damaged or gone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, FromRow)]
 pub struct Damage {
     /// The file, relative to the folder of the stream.
     pub file: String,
     /// What is wrong with it.
+    #[sqlx(try_from = "String")]
     pub kind: DamageKind,
     /// The first offset that cannot be read.
+    #[sqlx(try_from = "i64")]
     pub first_offset: u64,
     /// The offset after the last; the first one if nothing is lost.
+    #[sqlx(try_from = "i64")]
     pub next_offset: u64,
     /// The particulars, for people.
     pub detail: String,
@@ -96,20 +102,6 @@ impl Damage {
     pub fn lost(&self) -> u64 {
         self.next_offset.saturating_sub(self.first_offset)
     }
-
-    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
-        let doing = "reading the damage";
-        let offset = |column| row.try_get::<i64, _>(column).map(i64::cast_unsigned).doing(doing);
-        Ok(Self {
-            file: row.try_get("file").doing(doing)?,
-            kind: DamageKind::parse(row.try_get("kind").doing(doing)?)?,
-            first_offset: offset("first_offset")?,
-            next_offset: offset("next_offset")?,
-            detail: row.try_get("detail").doing(doing)?,
-            found_ms: row.try_get("found_ms").doing(doing)?,
-            settled_ms: row.try_get("settled_ms").doing(doing)?,
-        })
-    }
 }
 
 impl fmt::Display for Damage {
@@ -124,63 +116,10 @@ impl fmt::Display for Damage {
     }
 }
 
-impl Store {
-    /// Everything ever found in `stream`, in the order of offsets.
-    pub async fn damage(&self, stream: &str) -> Result<Vec<Damage>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM damage WHERE stream = ? ORDER BY first_offset, id")
-            .bind(stream)
-            .fetch_all(self.readers())
-            .await
-            .doing("reading the damage")?;
-        rows.iter().map(Damage::read).collect()
-    }
-
-    /// Remembers what was found, unless it is known and still open.
-    pub async fn put_damage(&self, stream: &str, found: &[Damage]) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
-        insert(&mut transaction, stream, found).await?;
-        transaction.commit().await.doing("remembering damage")
-    }
-
-    /// Declares everything open in `stream` repaired, but for what is lost
-    /// for good: `settled`.
-    pub async fn settle_damage(&self, stream: &str, settled: &[Damage]) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
-        sqlx::query("DELETE FROM damage WHERE stream = ? AND settled_ms IS NULL")
-            .bind(stream)
-            .execute(&mut *transaction)
-            .await
-            .doing("settling damage")?;
-        insert(&mut transaction, stream, settled).await?;
-        transaction.commit().await.doing("settling damage")
-    }
-}
-
-async fn insert(connection: &mut SqliteConnection, stream: &str, rows: &[Damage]) -> Result<(), StoreError> {
-    for damage in rows {
-        sqlx::query(
-            "INSERT OR IGNORE INTO damage
-                 (stream, file, kind, first_offset, next_offset, detail, found_ms, settled_ms)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(stream)
-        .bind(&damage.file)
-        .bind(damage.kind.as_str())
-        .bind(damage.first_offset.cast_signed())
-        .bind(damage.next_offset.cast_signed())
-        .bind(&damage.detail)
-        .bind(damage.found_ms)
-        .bind(damage.settled_ms)
-        .execute(&mut *connection)
-        .await
-        .doing("remembering damage")?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     fn damage(file: &str, first_offset: u64, next_offset: u64) -> Damage {
         Damage {
@@ -216,9 +155,9 @@ mod tests {
     #[test]
     fn kinds_are_read_back_by_their_names() {
         for kind in DamageKind::ALL {
-            assert_eq!(DamageKind::parse(kind.as_str()).unwrap(), kind);
+            assert_eq!(DamageKind::try_from(kind.as_str().to_owned()).unwrap(), kind);
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
-        assert!(DamageKind::parse("rust").is_err());
+        assert!(DamageKind::try_from("rust".to_owned()).is_err());
     }
 }

@@ -1,10 +1,6 @@
 //! What failed, kept to be looked at and sent again.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
-
-use super::error::{Doing, StoreError};
-use super::sqlite::Store;
+use sqlx::FromRow;
 
 /// Something that failed. What never reached the log brings its payload;
 /// what did is found there by stream and offset.
@@ -66,102 +62,57 @@ pub struct DeadLetter {
     pub redriven_ms: Option<i64>,
 }
 
-impl DeadLetter {
-    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        let number = |column| row.try_get::<Option<i64>, _>(column).map(|n| n.map(i64::cast_unsigned));
-        let state: String = row.try_get("state")?;
-        Ok(Self {
-            id: row.try_get("id")?,
-            letter: NewDeadLetter {
-                at_ms: row.try_get("at_ms")?,
-                pipeline: row.try_get("pipeline")?,
-                source: row.try_get("source")?,
-                peer: row.try_get("peer")?,
-                stream: row.try_get("stream")?,
-                offset: number("offset")?,
-                frame_index: number("frame_index")?,
-                byte_offset: number("byte_offset")?,
-                code: row.try_get("code")?,
-                message: row.try_get("message")?,
-                payload: row.try_get("payload")?,
-            },
-            // The schema admits these two only.
-            state: if state == "open" { DeadLetterState::Open } else { DeadLetterState::Redriven },
-            redriven_ms: row.try_get("redriven_ms")?,
-        })
+/// A dead letter as both databases give it.
+#[derive(FromRow)]
+pub(super) struct DeadLetterRow {
+    id: i64,
+    at_ms: i64,
+    pipeline: String,
+    source: String,
+    peer: Option<String>,
+    stream: Option<String>,
+    offset: Option<i64>,
+    frame_index: Option<i64>,
+    byte_offset: Option<i64>,
+    code: String,
+    message: String,
+    payload: Option<Vec<u8>>,
+    state: String,
+    redriven_ms: Option<i64>,
+}
+
+impl DeadLetterRow {
+    /// The row with every text that others chose as `f` gives it back.
+    pub fn map_texts(mut self, f: impl Fn(String) -> String) -> Self {
+        for text in [&mut self.pipeline, &mut self.source, &mut self.code, &mut self.message] {
+            *text = f(std::mem::take(text));
+        }
+        self.peer = self.peer.map(&f);
+        self.stream = self.stream.map(&f);
+        self
     }
 }
 
-impl Store {
-    /// Keeps a dead letter and returns its id.
-    pub async fn add_dead_letter(&self, letter: &NewDeadLetter) -> Result<i64, StoreError> {
-        let mut transaction = self.begin().await?;
-        let id = sqlx::query_scalar(
-            "INSERT INTO dead_letters (at_ms, pipeline, source, peer, stream, \"offset\", frame_index,
-                 byte_offset, code, message, payload)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-        )
-        .bind(letter.at_ms)
-        .bind(&letter.pipeline)
-        .bind(&letter.source)
-        .bind(&letter.peer)
-        .bind(&letter.stream)
-        .bind(letter.offset.map(u64::cast_signed))
-        .bind(letter.frame_index.map(u64::cast_signed))
-        .bind(letter.byte_offset.map(u64::cast_signed))
-        .bind(&letter.code)
-        .bind(&letter.message)
-        .bind(&letter.payload)
-        .fetch_one(&mut *transaction)
-        .await
-        .doing("keeping a dead letter")?;
-        transaction.commit().await.doing("keeping a dead letter")?;
-        Ok(id)
-    }
-
-    /// Dead letters with an id above `after`, in that order, `limit` at most;
-    /// of one state if given.
-    pub async fn dead_letters(
-        &self,
-        state: Option<DeadLetterState>,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        sqlx::query(
-            "SELECT * FROM dead_letters WHERE id > ?1 AND (?2 IS NULL OR state = ?2) ORDER BY id LIMIT ?3",
-        )
-        .bind(after)
-        .bind(state.map(DeadLetterState::as_str))
-        .bind(limit)
-        .fetch_all(self.readers())
-        .await
-        .and_then(|rows| rows.iter().map(DeadLetter::read).collect())
-        .doing("reading the dead letters")
-    }
-
-    /// The dead letter with this id.
-    pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
-        sqlx::query("SELECT * FROM dead_letters WHERE id = ?")
-            .bind(id)
-            .fetch_optional(self.readers())
-            .await
-            .and_then(|row| row.as_ref().map(DeadLetter::read).transpose())
-            .doing("reading a dead letter")
-    }
-
-    /// Marks an open dead letter as sent again. False if it is not open: of
-    /// two who try, one wins.
-    pub async fn mark_redriven(&self, id: i64, now_ms: i64) -> Result<bool, StoreError> {
-        let mut transaction = self.begin().await?;
-        let marked = sqlx::query(
-            "UPDATE dead_letters SET state = 'redriven', redriven_ms = ? WHERE id = ? AND state = 'open'",
-        )
-        .bind(now_ms)
-        .bind(id)
-        .execute(&mut *transaction)
-        .await
-        .doing("marking a dead letter")?;
-        transaction.commit().await.doing("marking a dead letter")?;
-        Ok(marked.rows_affected() == 1)
+impl From<DeadLetterRow> for DeadLetter {
+    fn from(row: DeadLetterRow) -> Self {
+        Self {
+            id: row.id,
+            letter: NewDeadLetter {
+                at_ms: row.at_ms,
+                pipeline: row.pipeline,
+                source: row.source,
+                peer: row.peer,
+                stream: row.stream,
+                offset: row.offset.map(i64::cast_unsigned),
+                frame_index: row.frame_index.map(i64::cast_unsigned),
+                byte_offset: row.byte_offset.map(i64::cast_unsigned),
+                code: row.code,
+                message: row.message,
+                payload: row.payload,
+            },
+            // The schema admits these two only.
+            state: if row.state == "open" { DeadLetterState::Open } else { DeadLetterState::Redriven },
+            redriven_ms: row.redriven_ms,
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use sqlx::postgres::PgDatabaseError;
+
 /// A store could not do what was asked. Nothing of the failed call was
 /// written.
 #[derive(Debug, thiserror::Error)]
@@ -14,12 +16,26 @@ pub enum StoreError {
         /// What SQLite or the migration said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// SQLite failed.
+    /// The URL of the database cannot be read.
+    #[error("store.url cannot be read: {reason}; it is postgres://USER:PASSWORD@HOST:PORT/NAME")]
+    Url {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The database cannot be reached or brought to this version's schema.
+    #[error("cannot open the store {database}: {source}")]
+    Connect {
+        /// USER@HOST:PORT/NAME.
+        database: String,
+        /// What the driver or the migration said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database failed.
     #[error("the store failed while {doing}: {source}")]
     Database {
         /// What was being done.
         doing: &'static str,
-        /// What SQLite said.
+        /// What the database said.
         source: sqlx::Error,
     },
     /// Another owner has taken over this stream since the lease was given.
@@ -125,28 +141,43 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the same call may succeed later: the database was busy, no
-    /// connection was free, or the disk was full or refused to read or write.
-    /// Each of these leaves the file as the last commit left it.
+    /// Whether the same call may succeed later: the database was busy or away,
+    /// no connection was free, or the disk was full or refused to read or
+    /// write. Each of these leaves the database as the last commit left it.
     pub fn is_transient(&self) -> bool {
-        const BUSY: i32 = 5;
-        const LOCKED: i32 = 6;
-        const IO: i32 = 10;
-        const FULL: i32 = 13;
-        const CANNOT_OPEN: i32 = 14;
         match self {
-            Self::Database { source: sqlx::Error::PoolTimedOut, .. } => true,
-            Self::Database { source: sqlx::Error::Database(e), .. } => e
-                .code()
-                .and_then(|code| code.parse::<i32>().ok())
-                // Extended codes keep the primary one in their low byte.
-                .is_some_and(|code| matches!(code & 0xff, BUSY | LOCKED | IO | FULL | CANNOT_OPEN)),
+            Self::Database { source: sqlx::Error::Database(e), .. } => {
+                e.code().is_some_and(|code| match e.try_downcast_ref::<PgDatabaseError>() {
+                    Some(_) => is_transient_in_postgres(&code),
+                    None => is_transient_in_sqlite(&code),
+                })
+            }
+            Self::Database { source, .. } => {
+                matches!(source, sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed)
+            }
             _ => false,
         }
     }
 }
 
-/// Says what was being done when SQLite failed.
+fn is_transient_in_sqlite(code: &str) -> bool {
+    const BUSY: i32 = 5;
+    const LOCKED: i32 = 6;
+    const IO: i32 = 10;
+    const FULL: i32 = 13;
+    const CANNOT_OPEN: i32 = 14;
+    // Extended codes keep the primary one in their low byte.
+    code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, BUSY | LOCKED | IO | FULL | CANNOT_OPEN))
+}
+
+/// By class of SQLSTATE: connections (08), want of resources (53), objects in
+/// use (55), intervention (57), the system (58), transactions that met (40);
+/// and 25006, which a server says that has been made a standby.
+fn is_transient_in_postgres(code: &str) -> bool {
+    ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class)) || code == "25006"
+}
+
+/// Says what was being done when the database failed.
 pub(super) trait Doing<T> {
     /// Wraps the error with `doing`, a phrase that follows "while".
     fn doing(self, doing: &'static str) -> Result<T, StoreError>;

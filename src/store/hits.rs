@@ -2,17 +2,14 @@
 
 use std::collections::HashMap;
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::FromRow;
 
 use crate::record::Tier;
 
-use super::error::{Doing, StoreError};
+use super::error::StoreError;
 use super::fusion::Fused;
-use super::insert::json_array;
 use super::rows::tier_of;
 use super::spaces::SpaceRow;
-use super::sqlite::Store;
 
 /// A chunk found, with its record.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,94 +67,82 @@ pub struct Lineage {
     pub batch_tag: String,
 }
 
-impl Store {
-    /// The rows behind `fused`, in that order. A row that has gone since, or
-    /// is not of this tenant after all, is left out.
-    pub(super) async fn hits(
-        &self,
-        tenant_key: i64,
-        space: Option<&SpaceRow>,
-        fused: &[Fused],
-    ) -> Result<Vec<Hit>, StoreError> {
-        // Cross joins keep SQLite from starting with all records of the tenant.
-        let rows = sqlx::query(
-            "SELECT c.chunk_key, c.text, c.chunk, c.start_byte, c.end_byte, r.record_id, r.ts_ms,
-                    t.name AS tenant, r.session, r.source, r.tier, r.attrs, r.stream, r.\"offset\",
-                    b.config_digest, b.batch_tag, s.content_digest, s.base_offset
-             FROM json_each(?) AS wanted
-             CROSS JOIN chunks c ON c.chunk_key = wanted.value
-             CROSS JOIN records r ON r.record_key = c.record_key
-             CROSS JOIN tenants t ON t.tenant_key = r.tenant_key
-             CROSS JOIN batches b ON b.batch_key = r.batch_key
-             LEFT JOIN segments s ON s.stream = r.stream AND s.end_offset > r.\"offset\"
-                  AND s.base_offset = (SELECT max(base_offset) FROM segments
-                                       WHERE stream = r.stream AND base_offset <= r.\"offset\")
-             WHERE r.tenant_key = ?",
-        )
-        .bind(json_array(fused.iter().map(|f| f.candidate.chunk_key)))
-        .bind(tenant_key)
-        .fetch_all(self.readers())
-        .await
-        .doing("reading hits")?;
-        let mut by_key = HashMap::with_capacity(rows.len());
-        for row in &rows {
-            by_key.insert(row.try_get::<i64, _>("chunk_key").doing("reading hits")?, row);
-        }
-        fused
-            .iter()
-            .filter_map(|f| by_key.get(&f.candidate.chunk_key).map(|row| read(row, f, space)))
-            .collect()
-    }
-
-    /// The record of each chunk.
-    pub(super) async fn record_keys(&self, chunk_keys: &[i64]) -> Result<HashMap<i64, i64>, StoreError> {
-        let pairs: Vec<(i64, i64)> = sqlx::query_as(
-            "SELECT chunk_key, record_key FROM chunks WHERE chunk_key IN (SELECT value FROM json_each(?))",
-        )
-        .bind(json_array(chunk_keys.iter().copied()))
-        .fetch_all(self.readers())
-        .await
-        .doing("reading hits")?;
-        Ok(pairs.into_iter().collect())
-    }
+/// A chunk with its record, as both databases give it.
+#[derive(FromRow)]
+pub(super) struct HitRow {
+    chunk_key: i64,
+    text: String,
+    chunk: i64,
+    start_byte: i64,
+    end_byte: i64,
+    record_id: Option<String>,
+    ts_ms: i64,
+    tenant: String,
+    session: Option<String>,
+    source: String,
+    tier: i64,
+    attrs: String,
+    stream: String,
+    offset: i64,
+    config_digest: String,
+    batch_tag: String,
+    content_digest: Option<String>,
+    base_offset: Option<i64>,
 }
 
-fn read(row: &SqliteRow, fused: &Fused, space: Option<&SpaceRow>) -> Result<Hit, StoreError> {
-    let tier = tier_of(row.try_get("tier").doing("reading a hit")?)?;
-    let lineage =
-        read_lineage(row, space.filter(|_| fused.candidate.vector.is_some())).doing("reading a hit")?;
-    let fields = || {
+/// The rows behind `fused`, in that order; those that have gone are left out.
+pub(super) fn in_order(
+    rows: Vec<HitRow>,
+    fused: &[Fused],
+    space: Option<&SpaceRow>,
+) -> Result<Vec<Hit>, StoreError> {
+    let mut by_key: HashMap<i64, HitRow> = rows.into_iter().map(|row| (row.chunk_key, row)).collect();
+    fused
+        .iter()
+        .filter_map(|f| by_key.remove(&f.candidate.chunk_key).map(|row| row.into_hit(f, space)))
+        .collect()
+}
+
+impl HitRow {
+    /// The row with every text that producers chose as `f` gives it back.
+    pub fn map_texts(mut self, f: impl Fn(String) -> String) -> Self {
+        for text in [&mut self.text, &mut self.tenant, &mut self.source, &mut self.batch_tag] {
+            *text = f(std::mem::take(text));
+        }
+        self.record_id = self.record_id.map(&f);
+        self.session = self.session.map(&f);
+        self
+    }
+
+    fn into_hit(self, fused: &Fused, space: Option<&SpaceRow>) -> Result<Hit, StoreError> {
+        let space = space.filter(|_| fused.candidate.vector.is_some());
+        let chunk = u32::try_from(self.chunk)
+            .map_err(|e| StoreError::Damaged { what: "chunk number", reason: e.to_string() })?;
         Ok(Hit {
             score: fused.score,
             vector_score: fused.candidate.vector,
             keyword_score: fused.candidate.keyword,
-            text: row.try_get("text")?,
-            record_id: row.try_get("record_id")?,
-            ts_ms: row.try_get("ts_ms")?,
-            tenant: row.try_get("tenant")?,
-            session: row.try_get("session")?,
-            source: row.try_get("source")?,
-            tier,
-            attrs: row.try_get("attrs")?,
-            lineage,
+            text: self.text,
+            record_id: self.record_id,
+            ts_ms: self.ts_ms,
+            tenant: self.tenant,
+            session: self.session,
+            source: self.source,
+            tier: tier_of(self.tier)?,
+            attrs: self.attrs,
+            lineage: Lineage {
+                stream: self.stream,
+                offset: self.offset.cast_unsigned(),
+                chunk,
+                bytes: (self.start_byte.cast_unsigned(), self.end_byte.cast_unsigned()),
+                segment_digest: self.content_digest,
+                segment_base: self.base_offset.map(i64::cast_unsigned),
+                model: space.map(|s| s.space.model.clone()),
+                model_revision: space.map(|s| s.space.revision.clone()),
+                space_id: space.map(|s| s.space_id.clone()),
+                config_digest: self.config_digest,
+                batch_tag: self.batch_tag,
+            },
         })
-    };
-    fields().doing("reading a hit")
-}
-
-fn read_lineage(row: &SqliteRow, space: Option<&SpaceRow>) -> Result<Lineage, sqlx::Error> {
-    let number = |column| row.try_get::<i64, _>(column).map(i64::cast_unsigned);
-    Ok(Lineage {
-        stream: row.try_get("stream")?,
-        offset: number("offset")?,
-        chunk: row.try_get("chunk")?,
-        bytes: (number("start_byte")?, number("end_byte")?),
-        segment_digest: row.try_get("content_digest")?,
-        segment_base: row.try_get::<Option<i64>, _>("base_offset")?.map(i64::cast_unsigned),
-        model: space.map(|s| s.space.model.clone()),
-        model_revision: space.map(|s| s.space.revision.clone()),
-        space_id: space.map(|s| s.space_id.clone()),
-        config_digest: row.try_get("config_digest")?,
-        batch_tag: row.try_get("batch_tag")?,
-    })
+    }
 }

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::error::{Doing, StoreError};
-use super::insert::json_array;
-use super::keywords::{self, Bm25, Bm25Parameters};
-use super::search::{Filter, Partition};
-use super::sqlite::Store;
+use super::error::StoreError;
+use super::frequencies::Frequencies;
+use super::keywords::{self, Bm25};
+use super::search::{Filter, Lists, Partition, Query};
 
 /// Documents that may be listed to find candidates of one tier.
 const MAX_POSTINGS: u64 = 12_000;
@@ -23,48 +22,44 @@ pub(super) type Match = (i64, f32);
 
 /// A query's words, with what is known of them in one tenant's partitions.
 pub(super) struct Matches {
-    tenant_key: i64,
     bm25: Arc<Bm25>,
     /// Terms and how many documents hold them, by tier.
     frequencies: HashMap<i64, Vec<(String, u64)>>,
 }
 
 impl Matches {
-    /// Looks up the words of `query`; none if it has none.
-    pub async fn new(
-        store: &Store,
+    /// Looks up the words of a query; none if it has none.
+    pub async fn look_up(
+        lists: &impl Lists,
+        known: &Frequencies,
         tenant_key: i64,
         partitions: &[Partition],
-        query: &str,
-        parameters: Bm25Parameters,
+        query: &Query,
     ) -> Result<Option<Self>, StoreError> {
-        let terms = keywords::query_terms(query);
+        let terms = keywords::query_terms(&query.text);
         if terms.is_empty() {
             return Ok(None);
         }
-        let documents = document_counts(store, tenant_key, partitions, &terms).await?;
         let mut frequencies: HashMap<i64, Vec<(String, u64)>> = HashMap::new();
         let mut totals: HashMap<String, u64> = HashMap::new();
         for partition in partitions {
-            let scope = keywords::scope(tenant_key, partition.tier);
-            let counted = terms.iter().map(|term| {
-                let count = documents.get(&format!("{scope}{term}")).copied().unwrap_or(0);
+            let counts = document_counts(lists, known, tenant_key, *partition, &terms).await?;
+            for (term, count) in &counts {
                 *totals.entry(term.clone()).or_default() += count;
-                (term.clone(), count)
-            });
-            frequencies.insert(partition.tier, counted.collect());
+            }
+            frequencies.insert(partition.tier, counts);
         }
         // One set of statistics for all tiers makes their scores comparable.
         let chunks = partitions.iter().map(|p| p.chunks).sum();
         let length = partitions.iter().map(|p| p.terms).sum();
-        let bm25 = Arc::new(Bm25::new(chunks, length, totals, parameters));
-        Ok(Some(Self { tenant_key, bm25, frequencies }))
+        let bm25 = Arc::new(Bm25::new(chunks, length, totals, query.bm25));
+        Ok(Some(Self { bm25, frequencies }))
     }
 
     /// The `depth` best matches of one tier that pass `filter`, best first.
     pub async fn search(
         &self,
-        store: &Store,
+        lists: &impl Lists,
         tier: i64,
         filter: &Filter,
         depth: usize,
@@ -77,43 +72,39 @@ impl Matches {
         if rarest.is_empty() {
             return Ok(Vec::new());
         }
-        let candidates = self.candidates(store, tier, &rarest, filter, depth * CANDIDATES_PER_MATCH).await?;
-        let mut matches = self.scores(store, &candidates).await?;
+        let passing = match filter.passes_all() {
+            true => None,
+            false => Some(lists.passing(tier, filter).await?),
+        };
+        let postings = lists.postings(tier, &rarest, MAX_POSTINGS).await?;
+        let listed = rarest.iter().copied().zip(postings);
+        let candidates = self.candidates(listed, passing.as_deref(), depth * CANDIDATES_PER_MATCH);
+        let mut matches = self.scores(lists, &candidates).await?;
         matches.truncate(depth);
         Ok(matches)
     }
 
-    /// The scores of chunks that were found otherwise; those that hold none of
-    /// the words are left out.
-    pub async fn scores(&self, store: &Store, chunk_keys: &[i64]) -> Result<Vec<Match>, StoreError> {
-        let texts = sqlx::query_as(
-            "SELECT chunk_key, text FROM chunks WHERE chunk_key IN (SELECT value FROM json_each(?))",
-        )
-        .bind(json_array(chunk_keys.iter().copied()))
-        .fetch_all(store.readers())
-        .await
-        .doing("reading texts")?;
-        Ok(self.score(texts).await)
+    /// The scores of chunks, best first; those that hold none of the words
+    /// are left out.
+    pub async fn scores(&self, lists: &impl Lists, chunk_keys: &[i64]) -> Result<Vec<Match>, StoreError> {
+        if chunk_keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.score(lists.texts(chunk_keys).await?).await)
     }
 
-    /// The chunks that hold the most telling of `terms`, at most `limit`.
-    async fn candidates(
+    /// The chunks that hold the most telling words, at most `limit`.
+    fn candidates<'a>(
         &self,
-        store: &Store,
-        tier: i64,
-        terms: &[&str],
-        filter: &Filter,
+        listed: impl Iterator<Item = (&'a str, Vec<i64>)>,
+        passing: Option<&[i64]>,
         limit: usize,
-    ) -> Result<Vec<i64>, StoreError> {
-        let passing = match filter.passes_all() {
-            true => None,
-            false => Some(passing(store, self.tenant_key, tier, filter).await?),
-        };
+    ) -> Vec<i64> {
         let mut weights: HashMap<i64, f32> = HashMap::new();
-        for (term, chunk_keys) in terms.iter().zip(postings(store, self.tenant_key, tier, terms).await?) {
+        for (term, chunk_keys) in listed {
             let weight = self.bm25.weight(term);
             for chunk_key in chunk_keys {
-                if passing.as_ref().is_none_or(|passing| passing.binary_search(&chunk_key).is_ok()) {
+                if passing.is_none_or(|passing| passing.binary_search(&chunk_key).is_ok()) {
                     *weights.entry(chunk_key).or_default() += weight;
                 }
             }
@@ -126,7 +117,7 @@ impl Matches {
         }
         let mut candidates: Vec<(i64, f32)> = weights.into_iter().collect();
         candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
-        Ok(candidates.into_iter().take(limit).map(|(chunk_key, _)| chunk_key).collect())
+        candidates.into_iter().take(limit).map(|(chunk_key, _)| chunk_key).collect()
     }
 
     async fn score(&self, texts: Vec<(i64, String)>) -> Vec<Match> {
@@ -145,91 +136,33 @@ impl Matches {
     }
 }
 
-/// Which chunks hold each of `terms`, the newest [`MAX_POSTINGS`] of them.
-/// A list comes as one value: handing it over row by row would cost several
-/// times more than making it.
-async fn postings(
-    store: &Store,
-    tenant_key: i64,
-    tier: i64,
-    terms: &[&str],
-) -> Result<Vec<Vec<i64>>, StoreError> {
-    let scope = keywords::scope(tenant_key, tier);
-    let quoted: Vec<String> = terms.iter().map(|term| keywords::quoted(&scope, term)).collect();
-    let lists: Vec<String> = sqlx::query_scalar(
-        "SELECT (SELECT json_group_array(rowid) FROM
-                    (SELECT rowid FROM keywords WHERE keywords MATCH wanted.value ORDER BY rowid DESC LIMIT ?2))
-         FROM json_each(?1) AS wanted ORDER BY wanted.key",
-    )
-    .bind(serde_json::Value::from(quoted).to_string())
-    .bind(MAX_POSTINGS.cast_signed())
-    .fetch_all(store.readers())
-    .await
-    .doing("matching words")?;
-    lists
-        .iter()
-        .map(|list| {
-            serde_json::from_str(list)
-                .map_err(|e| StoreError::Damaged { what: "word list", reason: e.to_string() })
-        })
-        .collect()
-}
-
-/// The chunks of one tier whose records pass `filter`, in order.
-async fn passing(store: &Store, tenant_key: i64, tier: i64, filter: &Filter) -> Result<Vec<i64>, StoreError> {
-    let statement = if filter.session.is_some() {
-        "SELECT json_group_array(c.chunk_key) FROM records r INDEXED BY records_by_session
-         CROSS JOIN chunks c ON c.record_key = r.record_key
-         WHERE r.tenant_key = ?1 AND r.tier = ?2 AND r.session = ?5 AND r.ts_ms >= ?3 AND r.ts_ms < ?4"
-    } else {
-        "SELECT json_group_array(c.chunk_key) FROM records r INDEXED BY records_by_time
-         CROSS JOIN chunks c ON c.record_key = r.record_key
-         WHERE r.tenant_key = ?1 AND r.tier = ?2 AND r.ts_ms >= ?3 AND r.ts_ms < ?4"
-    };
-    let mut query =
-        sqlx::query_scalar(statement).bind(tenant_key).bind(tier).bind(filter.from_ms).bind(filter.until_ms);
-    if let Some(session) = &filter.session {
-        query = query.bind(session);
-    }
-    let list: String = query.fetch_one(store.readers()).await.doing("filtering records")?;
-    let mut chunk_keys: Vec<i64> = serde_json::from_str(&list)
-        .map_err(|e| StoreError::Damaged { what: "list of chunks", reason: e.to_string() })?;
-    chunk_keys.sort_unstable();
-    Ok(chunk_keys)
-}
-
-/// About how many documents of each partition hold each term, by scoped term.
+/// About how many chunks of a partition hold each of `terms`.
 async fn document_counts(
-    store: &Store,
+    lists: &impl Lists,
+    known: &Frequencies,
     tenant_key: i64,
-    partitions: &[Partition],
+    partition: Partition,
     terms: &[String],
-) -> Result<HashMap<String, u64>, StoreError> {
-    let mut counts = HashMap::new();
-    let mut unknown = HashMap::new();
-    for partition in partitions {
-        let scope = keywords::scope(tenant_key, partition.tier);
-        for scoped in terms.iter().map(|term| format!("{scope}{term}")) {
-            match store.frequencies().get(&scoped, partition.chunks) {
-                Some(count) => drop(counts.insert(scoped, count)),
-                None => drop(unknown.insert(scoped, partition.chunks)),
-            }
-        }
+) -> Result<Vec<(String, u64)>, StoreError> {
+    let scope = keywords::scope(tenant_key, partition.tier);
+    let remembered: Vec<Option<u64>> =
+        terms.iter().map(|term| known.get(&format!("{scope}{term}"), partition.chunks)).collect();
+    let unknown: Vec<&str> = terms
+        .iter()
+        .zip(&remembered)
+        .filter(|(_, count)| count.is_none())
+        .map(|(term, _)| term.as_str())
+        .collect();
+    let mut counted = match unknown.as_slice() {
+        [] => HashMap::new(),
+        unknown => lists.document_counts(partition.tier, unknown).await?,
+    };
+    for (term, count) in &counted {
+        known.put(format!("{scope}{term}"), *count, partition.chunks);
     }
-    let wanted: Vec<&str> = unknown.keys().map(String::as_str).collect();
-    let counted: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT v.term, v.doc FROM json_each(?) AS wanted CROSS JOIN keyword_terms v ON v.term = wanted.value",
-    )
-    .bind(serde_json::Value::from(wanted).to_string())
-    .fetch_all(store.readers())
-    .await
-    .doing("counting words")?;
-    for (term, count) in counted {
-        let count = count.cast_unsigned();
-        if let Some(chunks) = unknown.get(&term) {
-            store.frequencies().put(term.clone(), count, *chunks);
-        }
-        counts.insert(term, count);
-    }
-    Ok(counts)
+    let count = |(term, remembered): (&String, Option<u64>)| {
+        let count = remembered.or_else(|| counted.remove(term)).unwrap_or(0);
+        (term.clone(), count)
+    };
+    Ok(terms.iter().zip(remembered).map(count).collect())
 }

@@ -1,50 +1,42 @@
 //! Rows, vectors, keywords and catalog of one database.
 //!
-//! A [`Store`] is one SQLite file. Deriving writes it with
-//! [`Store::commit`]: the rows of a batch, what became of every other offset
-//! of it, and the checkpoint, all in one transaction, so that the answer to
-//! "how far did we get?" can never disagree with what is stored. Readers work
-//! beside the writer on their own snapshot.
+//! A [`Store`] is one SQLite file or one PostgreSQL database. Deriving writes
+//! it with [`Store::commit`]: the rows of a batch, what became of every other
+//! offset of it, and the checkpoint, all in one transaction, so that the
+//! answer to "how far did we get?" can never disagree with what is stored.
+//! Readers work beside the writers on their own snapshot.
 //!
 //! Retrieval ([`Store::search`]) takes the nearest vectors and the best
-//! keyword matches of one tenant and unites them ([`fusion`]). Vectors are
-//! compared exactly, never by an approximate index.
+//! keyword matches of one tenant and unites them ([`fusion`]).
 //!
-//! Pure parts, without a database: [`fusion`], [`keywords`] and the balance of
-//! a [`Batch`]. SQL stands in the files beside them, one noun each.
+//! What is asked of a store stands in `handle`; the files beside it hold what
+//! both databases share: the types, and everything that needs no database
+//! ([`fusion`], [`keywords`], the balance of a [`Batch`], the flow of a
+//! search). SQL stands in `sqlite` and `postgres`, one noun a file.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use crate::setting::SettingError;
-use crate::units::ByteSize;
-
+mod analysed;
 mod artifacts;
-mod canaries;
 mod checkpoint;
-mod commit;
 mod damage;
 mod dead_letters;
 mod error;
 mod frequencies;
 pub mod fusion;
+mod handle;
 mod hits;
-mod insert;
-mod inspect;
+mod inventory;
 pub mod keywords;
 mod lost;
 mod matches;
-mod matrix;
 mod migration;
-mod nearest;
-mod new_rows;
+mod postgres;
 mod progress;
 mod replay;
 mod rows;
 mod search;
 mod segments;
+mod settings;
 mod spaces;
-mod spending;
 mod sqlite;
 mod stored;
 #[cfg(test)]
@@ -58,46 +50,20 @@ pub use checkpoint::{Checkpoint, Lease};
 pub use damage::{Damage, DamageKind};
 pub use dead_letters::{DeadLetter, DeadLetterState, NewDeadLetter};
 pub use error::StoreError;
+pub use handle::Store;
 pub use hits::{Hit, Lineage};
+pub use inventory::TableCount;
 pub use migration::{Missing, Sample};
 pub use progress::SourceProgress;
 pub use replay::Replayed;
 pub use rows::{Batch, ChunkRow, OutcomeKind, OutcomeRow, RecordRow};
-pub use search::{Answer, Mode, Query};
+pub use search::{Answer, Mode, Query, Scan, TierScan};
 pub use segments::SegmentRow;
+pub use settings::{Settings, VectorElement, VectorIndex};
 pub use spaces::{SpaceRow, SpaceState};
-pub use sqlite::Store;
 pub use stored::{StoredChunk, StoredRecord};
 pub use texts::StoredVectors;
 pub use waiting::{Moved, WaitingChunk, WaitingPage};
 
 /// Why a record is a dead letter: the embedder will never take its text.
 pub const EMBED_INPUT: &str = "embed_input";
-
-/// The `store` section of a pipeline file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// The database file, relative to the data directory.
-    pub path: String,
-    /// Memory for the vectors of large tenants, which are compared there
-    /// instead of in the database; 0 turns it off.
-    pub vector_memory: ByteSize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { path: "store.sqlite".into(), vector_memory: ByteSize::mib(256) }
-    }
-}
-
-impl Settings {
-    /// Refuses an empty path.
-    pub fn validate(&self) -> Result<(), SettingError> {
-        SettingError::unless(
-            !self.path.trim().is_empty(),
-            "path",
-            "must name the database file, such as `store.sqlite`",
-        )
-    }
-}

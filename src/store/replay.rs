@@ -1,19 +1,11 @@
-//! Putting back what is missing of a range of offsets.
+//! Putting back what is missing of a range of offsets: what is missing.
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row, SqliteConnection};
+use sqlx::FromRow;
 
-use super::commit::{Analysed, batch_key, check_live, has_vectors};
-use super::error::{Doing, StoreError};
-use super::insert::{insert_rows, json_array};
-use super::lost;
-use super::new_rows::NewRows;
-use super::rows::{Batch, ChunkRow, OutcomeKind, RecordRow};
-use super::sqlite::Store;
-use super::vector::vector_bytes;
-use super::waiting::mark_changed;
+use super::analysed::Analysed;
+use super::rows::{ChunkRow, RecordRow};
 
 /// What putting back a range did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,97 +22,104 @@ pub struct Replayed {
     pub ahead: u64,
 }
 
-impl Store {
-    /// Adds whatever of `batch` is not stored: records, and vectors in the
-    /// batch's space. The checkpoint does not move; an offset that had not
-    /// been indexed and now is changes sides in its counters. The batch need
-    /// not be complete and its outcomes are not written.
-    pub async fn put_missing(
-        &self,
-        pipeline: &str,
-        stream: &str,
-        batch: Batch,
-    ) -> Result<Replayed, StoreError> {
-        let Analysed { batch, terms } = self.analyse(batch).await?;
-        let mut transaction = self.begin().await?;
-        if has_vectors(&batch) {
-            check_live(&mut transaction, batch.space_key).await?;
-        }
-        let mut stored = stored_chunks(&mut transaction, stream, &batch).await?;
-        let next_offset = next_offset(&mut transaction, pipeline, stream).await?;
-        let mut replayed = Replayed::default();
-        let mut missing_records = Vec::new();
-        let mut missing_vectors = Vec::new();
-        let mut complete = Vec::new();
-        let mut regained = Vec::new();
-        for (record, terms) in batch.records.iter().zip(&terms) {
-            if record.offset >= next_offset {
-                replayed.ahead += 1;
-                continue;
-            }
-            match stored.remove(&record.offset) {
-                None => {
-                    replayed.records += 1;
-                    missing_records.push((record, terms));
-                }
-                Some(chunks) if !chunks.agree(record) => {
-                    replayed.differing += 1;
-                    continue;
-                }
-                Some(chunks) => {
-                    let missing = chunks.without_vector(record);
-                    replayed.present += u64::from(missing.is_empty());
-                    missing_vectors.extend(missing);
-                }
-            }
-            if record.chunks.iter().all(|chunk| chunk.vector.is_some()) {
-                complete.push(record.offset);
-                regained.extend(
-                    missing_records.last().filter(|(r, _)| r.offset == record.offset).map(|(r, _)| r.offset),
-                );
-            }
-        }
-        replayed.vectors = missing_vectors.len() as u64;
-        let tenants = self.tenant_keys(&mut transaction, &batch.records).await?;
-        let rows = NewRows {
-            stream,
-            batch_key: batch_key(&mut transaction, &batch).await?,
-            space_key: batch.space_key,
-            tenants: &tenants,
-            records: missing_records,
-        };
-        rows.write(&mut transaction).await?;
-        rows.claim_contents(&mut transaction).await?;
-        add_vectors(&mut transaction, batch.space_key, &missing_vectors).await?;
-        settle(&mut transaction, pipeline, stream, &complete).await?;
-        regained.sort_unstable();
-        lost::take_back(&mut transaction, pipeline, stream, &regained).await?;
-        transaction.commit().await.doing("committing a replay")?;
-        self.remember_tenants(tenants);
-        Ok(replayed)
-    }
-}
-
 /// The chunks one stored record has.
-struct StoredChunks {
+pub(super) struct StoredChunks {
     tenant_key: i64,
     tier: i64,
-    chunks: BTreeMap<u32, StoredKey>,
+    chunks: BTreeMap<i64, StoredKey>,
 }
 
-#[derive(FromRow)]
 struct StoredKey {
     chunk_key: i64,
     digest: Vec<u8>,
     embedded: bool,
 }
 
-/// A vector for a chunk that is stored without.
-struct MissingVector<'a> {
+/// A stored record with one of its chunks, as both databases give it.
+#[derive(FromRow)]
+pub(super) struct StoredKeyRow {
+    offset: i64,
     tenant_key: i64,
     tier: i64,
-    chunk_key: i64,
-    vector: &'a [f32],
+    chunk_key: Option<i64>,
+    chunk: Option<i64>,
+    digest: Option<Vec<u8>>,
+    embedded: bool,
+}
+
+/// Stored records by offset.
+pub(super) fn by_offset(rows: Vec<StoredKeyRow>) -> HashMap<u64, StoredChunks> {
+    let mut stored: HashMap<u64, StoredChunks> = HashMap::new();
+    for row in rows {
+        let record = stored.entry(row.offset.cast_unsigned()).or_insert_with(|| StoredChunks {
+            tenant_key: row.tenant_key,
+            tier: row.tier,
+            chunks: BTreeMap::new(),
+        });
+        if let (Some(chunk), Some(chunk_key), Some(digest)) = (row.chunk, row.chunk_key, row.digest) {
+            record.chunks.insert(chunk, StoredKey { chunk_key, digest, embedded: row.embedded });
+        }
+    }
+    stored
+}
+
+/// A vector for a chunk that is stored without.
+pub(super) struct MissingVector<'a> {
+    pub tenant_key: i64,
+    pub tier: i64,
+    pub chunk_key: i64,
+    pub vector: &'a [f32],
+}
+
+/// What of a batch is not stored.
+#[derive(Default)]
+pub(super) struct Gaps<'a> {
+    pub replayed: Replayed,
+    /// Records that are missing whole, with the terms of their chunks.
+    pub records: Vec<(&'a RecordRow, &'a Vec<Vec<String>>)>,
+    pub vectors: Vec<MissingVector<'a>>,
+    /// Offsets that then have all they should.
+    pub complete: Vec<u64>,
+    /// Those of them that were missing whole, ascending.
+    pub regained: Vec<u64>,
+}
+
+impl<'a> Gaps<'a> {
+    /// Compares a batch with what is stored; `next_offset` is where live
+    /// reading stands.
+    pub fn of(analysed: &'a Analysed, mut stored: HashMap<u64, StoredChunks>, next_offset: u64) -> Self {
+        let mut gaps = Self::default();
+        for (record, terms) in analysed.batch.records.iter().zip(&analysed.terms) {
+            if record.offset >= next_offset {
+                gaps.replayed.ahead += 1;
+                continue;
+            }
+            let is_missing = match stored.remove(&record.offset) {
+                None => {
+                    gaps.replayed.records += 1;
+                    gaps.records.push((record, terms));
+                    true
+                }
+                Some(chunks) if !chunks.agree(record) => {
+                    gaps.replayed.differing += 1;
+                    continue;
+                }
+                Some(chunks) => {
+                    let missing = chunks.without_vector(record);
+                    gaps.replayed.present += u64::from(missing.is_empty());
+                    gaps.vectors.extend(missing);
+                    false
+                }
+            };
+            if record.is_embedded() {
+                gaps.complete.push(record.offset);
+                gaps.regained.extend(is_missing.then_some(record.offset));
+            }
+        }
+        gaps.replayed.vectors = gaps.vectors.len() as u64;
+        gaps.regained.sort_unstable();
+        gaps
+    }
 }
 
 impl StoredChunks {
@@ -129,12 +128,12 @@ impl StoredChunks {
             && record
                 .chunks
                 .iter()
-                .all(|c| self.chunks.get(&c.chunk).is_some_and(|stored| stored.digest == c.digest))
+                .all(|c| self.chunks.get(&c.chunk.into()).is_some_and(|stored| stored.digest == c.digest))
     }
 
     fn without_vector<'a>(&self, record: &'a RecordRow) -> Vec<MissingVector<'a>> {
         let missing = |chunk: &'a ChunkRow| {
-            let stored = self.chunks.get(&chunk.chunk).filter(|stored| !stored.embedded)?;
+            let stored = self.chunks.get(&chunk.chunk.into()).filter(|stored| !stored.embedded)?;
             Some(MissingVector {
                 tenant_key: self.tenant_key,
                 tier: self.tier,
@@ -144,112 +143,4 @@ impl StoredChunks {
         };
         record.chunks.iter().filter_map(missing).collect()
     }
-}
-
-async fn stored_chunks(
-    connection: &mut SqliteConnection,
-    stream: &str,
-    batch: &Batch,
-) -> Result<HashMap<u64, StoredChunks>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT r.\"offset\", r.tenant_key, r.tier, c.chunk_key, c.chunk, c.digest,
-                v.chunk_key IS NOT NULL AS embedded
-         FROM records r
-         LEFT JOIN chunks c ON c.record_key = r.record_key
-         LEFT JOIN vectors v ON v.space_key = ?3 AND v.tenant_key = r.tenant_key AND v.tier = r.tier
-                            AND v.chunk_key = c.chunk_key
-         WHERE r.stream = ?1 AND r.\"offset\" IN (SELECT value FROM json_each(?2))",
-    )
-    .bind(stream)
-    .bind(json_array(batch.records.iter().map(|r| r.offset.cast_signed())))
-    .bind(batch.space_key)
-    .fetch_all(connection)
-    .await
-    .doing("reading what is stored")?;
-    group(&rows).doing("reading what is stored")
-}
-
-fn group(rows: &[SqliteRow]) -> Result<HashMap<u64, StoredChunks>, sqlx::Error> {
-    let mut stored = HashMap::new();
-    for row in rows {
-        let record = StoredChunks {
-            tenant_key: row.try_get("tenant_key")?,
-            tier: row.try_get("tier")?,
-            chunks: BTreeMap::new(),
-        };
-        let offset = row.try_get::<i64, _>("offset")?.cast_unsigned();
-        let record = stored.entry(offset).or_insert(record);
-        if let Some(chunk) = row.try_get::<Option<u32>, _>("chunk")? {
-            record.chunks.insert(chunk, StoredKey::from_row(row)?);
-        }
-    }
-    Ok(stored)
-}
-
-/// Where live reading stands; a stream nobody reads has nothing to collide
-/// with.
-async fn next_offset(
-    connection: &mut SqliteConnection,
-    pipeline: &str,
-    stream: &str,
-) -> Result<u64, StoreError> {
-    let next: Option<i64> =
-        sqlx::query_scalar("SELECT next_offset FROM checkpoints WHERE pipeline = ? AND stream = ?")
-            .bind(pipeline)
-            .bind(stream)
-            .fetch_optional(connection)
-            .await
-            .doing("reading a checkpoint")?;
-    Ok(next.map_or(u64::MAX, i64::cast_unsigned))
-}
-
-async fn add_vectors(
-    connection: &mut SqliteConnection,
-    space_key: i64,
-    missing: &[MissingVector<'_>],
-) -> Result<(), StoreError> {
-    let head = "INSERT INTO vectors (space_key, tenant_key, tier, chunk_key, vector) ";
-    insert_rows(connection, head, "", missing, |values, new| {
-        values.push_bind(space_key).push_bind(new.tenant_key).push_bind(new.tier);
-        values.push_bind(new.chunk_key).push_bind(vector_bytes(new.vector));
-    })
-    .await
-    .doing("adding vectors")?;
-    mark_changed(connection, missing.iter().map(|new| (new.tenant_key, new.tier)).collect()).await
-}
-
-/// Offsets that now have all they should leave their outcome behind and count
-/// as indexed.
-async fn settle(
-    connection: &mut SqliteConnection,
-    pipeline: &str,
-    stream: &str,
-    complete: &[u64],
-) -> Result<(), StoreError> {
-    let kinds: Vec<String> = sqlx::query_scalar(
-        "DELETE FROM outcomes WHERE pipeline = ? AND stream = ?
-             AND \"offset\" IN (SELECT value FROM json_each(?)) RETURNING kind",
-    )
-    .bind(pipeline)
-    .bind(stream)
-    .bind(json_array(complete.iter().map(|offset| offset.cast_signed())))
-    .fetch_all(&mut *connection)
-    .await
-    .doing("settling outcomes")?;
-    let count = |kind: OutcomeKind| kinds.iter().filter(|k| k.as_str() == kind.as_str()).count() as i64;
-    sqlx::query(
-        "UPDATE checkpoints SET indexed = indexed + ?1 + ?2 + ?3 + ?4, rejected = rejected - ?1,
-             deduplicated = deduplicated - ?2, deferred = deferred - ?3, dead_lettered = dead_lettered - ?4
-         WHERE pipeline = ?5 AND stream = ?6",
-    )
-    .bind(count(OutcomeKind::Rejected))
-    .bind(count(OutcomeKind::Deduplicated))
-    .bind(count(OutcomeKind::Deferred))
-    .bind(count(OutcomeKind::DeadLettered))
-    .bind(pipeline)
-    .bind(stream)
-    .execute(connection)
-    .await
-    .doing("settling counters")?;
-    Ok(())
 }

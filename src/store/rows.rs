@@ -141,6 +141,11 @@ pub(super) struct Tally {
 }
 
 impl Batch {
+    /// Whether any chunk brings its vector.
+    pub(super) fn has_vectors(&self) -> bool {
+        self.records.iter().flat_map(|record| &record.chunks).any(|chunk| chunk.vector.is_some())
+    }
+
     /// Counts what became of each offset, or says which one is missing or
     /// counted twice.
     pub(super) fn tally(&self) -> Result<Tally, StoreError> {

@@ -5,26 +5,27 @@
 //! by its vector, and what only vectors found is scored by its text, so that
 //! fusion weighs two known numbers instead of guessing one. Both are reads by
 //! key of at most a few hundred rows.
+//!
+//! What a database is asked for stands in [`Lists`]; everything else is the
+//! same for all of them.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::future::Future;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::record::Tier;
 
-use super::error::{Doing, StoreError};
+use super::error::StoreError;
+use super::frequencies::Frequencies;
 use super::fusion::{Candidate, Fused, Fusion, Weights, by_side, fuse};
-use super::hits::Hit;
+use super::hits::{Hit, HitRow, in_order};
 use super::keywords::Bm25Parameters;
-use super::matches::Matches;
-use super::matrix::make_unit;
-use super::nearest::Nearest;
+use super::matches::{Match, Matches};
 use super::rows::{tier_code, tier_of};
 use super::spaces::SpaceRow;
-use super::sqlite::Store;
-use super::vector::check_vector;
+use super::vector::{check_vector, make_unit};
 
 /// Which lists are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -114,6 +115,48 @@ pub struct Answer {
     pub matched: usize,
     /// How it was searched: `Keyword` where a union had no vector to compare.
     pub mode: Mode,
+    /// How the vectors of each tier were compared.
+    pub scans: Vec<TierScan>,
+}
+
+/// How the vectors of one tier were compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TierScan {
+    /// The tier.
+    pub tier: Tier,
+    /// Chunks that the tenant has in it.
+    pub chunks: u64,
+    /// The way taken.
+    pub scan: Scan,
+}
+
+/// A way to find the nearest vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scan {
+    /// Every vector, held in this process.
+    Memory,
+    /// Every vector, in the database.
+    Exact,
+    /// Every vector of the records that pass session and times.
+    Filtered,
+    /// An approximate index, and exactly what is newer than it.
+    Index,
+    /// The index came short, so every vector was compared after all.
+    IndexThenExact,
+}
+
+impl Scan {
+    /// The name that programs see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Exact => "exact",
+            Self::Filtered => "filtered",
+            Self::Index => "index",
+            Self::IndexThenExact => "index_then_exact",
+        }
+    }
 }
 
 /// Which records count, beyond tenant and tier.
@@ -130,16 +173,19 @@ impl Filter {
 }
 
 /// One tier of one tenant.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, sqlx::FromRow)]
 pub(super) struct Partition {
     pub tier: i64,
+    #[sqlx(try_from = "i64")]
     pub chunks: u64,
+    #[sqlx(try_from = "i64")]
     pub terms: u64,
+    /// Moves when vectors come or go other than at the end.
     pub generation: i64,
 }
 
 impl Query {
-    fn check(&self) -> Result<(), StoreError> {
+    pub(super) fn check(&self) -> Result<(), StoreError> {
         let reason = if self.tenant.is_empty() {
             "it names no tenant"
         } else if self.mode == Mode::Vector && self.vector.is_none() {
@@ -153,14 +199,14 @@ impl Query {
     }
 
     /// The mode that this query's parts allow.
-    fn effective_mode(&self) -> Mode {
+    pub(super) fn effective_mode(&self) -> Mode {
         match self.mode {
             Mode::Union if self.vector.is_none() => Mode::Keyword,
             mode => mode,
         }
     }
 
-    fn filter(&self) -> Filter {
+    pub(super) fn filter(&self) -> Filter {
         Filter {
             session: self.session.clone(),
             from_ms: self.from_ms.unwrap_or(i64::MIN),
@@ -169,113 +215,150 @@ impl Query {
     }
 }
 
-impl Store {
-    /// The best chunks of one tenant for a query.
-    pub async fn search(&self, query: &Query) -> Result<Answer, StoreError> {
-        query.check()?;
-        let mode = query.effective_mode();
-        let vector = match &query.vector {
-            Some(vector) if mode != Mode::Keyword => Some(self.comparable(query.space_key, vector).await?),
-            _ => None,
-        };
-        let mut answer = Answer { mode, ..Answer::default() };
-        let Some((tenant_key, partitions)) = self.partitions(query).await? else {
-            return Ok(answer);
-        };
-        let lists = Lists {
-            store: self,
-            filter: query.filter(),
-            depth: query.depth,
-            complete: query.complete,
-            nearest: vector.as_ref().map(|(_, vector)| Nearest {
-                store: self,
-                space_key: query.space_key,
-                tenant_key,
-                query: vector,
-            }),
-            matches: match mode {
-                Mode::Vector => None,
-                _ => Matches::new(self, tenant_key, &partitions, &query.text, query.bm25).await?,
-            },
-        };
-        let mut candidates = Vec::new();
-        for partition in &partitions {
-            let found = lists.search(*partition).await?;
-            answer.nearest += found.nearest;
-            answer.matched += found.matched;
-            candidates.extend(found.candidates);
-        }
-        let fused = match mode {
-            Mode::Union => fuse(&candidates, query.fusion, &query.weights),
-            Mode::Vector => by_side(&candidates, |c| c.vector, &query.weights),
-            Mode::Keyword => by_side(&candidates, |c| c.keyword, &query.weights),
-        };
-        let fused = self.best(fused, query).await?;
-        answer.hits = self.hits(tenant_key, vector.as_ref().map(|(space, _)| &**space), &fused).await?;
-        Ok(answer)
-    }
+/// A chunk with its cosine similarity to the query.
+pub(super) type Near = (i64, f32);
 
-    /// The query's vector at length 1, and its space.
-    async fn comparable(
+/// What a database answers during one search, of one tenant.
+pub(super) trait Lists: Sync {
+    /// The `depth` chunks of a partition nearest to `query`, of length 1, that
+    /// pass `filter`, best first.
+    fn nearest(
         &self,
-        space_key: i64,
-        vector: &[f32],
-    ) -> Result<(Arc<SpaceRow>, Vec<f32>), StoreError> {
-        let space = self.space(space_key).await?;
-        check_vector(vector, space.space.dimensions)
+        partition: Partition,
+        filter: &Filter,
+        query: &[f32],
+        depth: usize,
+    ) -> impl Future<Output = Result<(Vec<Near>, Scan), StoreError>> + Send;
+
+    /// The similarity of chunks that were found otherwise; those without a
+    /// vector are left out.
+    fn similarities(
+        &self,
+        tier: i64,
+        query: &[f32],
+        chunk_keys: &[i64],
+    ) -> impl Future<Output = Result<Vec<Near>, StoreError>> + Send;
+
+    /// Which chunks hold each of `terms`, the newest `most` of each.
+    fn postings(
+        &self,
+        tier: i64,
+        terms: &[&str],
+        most: u64,
+    ) -> impl Future<Output = Result<Vec<Vec<i64>>, StoreError>> + Send;
+
+    /// How many chunks of a tier hold each of `terms`; a term that none holds
+    /// may be left out.
+    fn document_counts(
+        &self,
+        tier: i64,
+        terms: &[&str],
+    ) -> impl Future<Output = Result<HashMap<String, u64>, StoreError>> + Send;
+
+    /// The chunks of a tier whose records pass `filter`, ascending.
+    fn passing(
+        &self,
+        tier: i64,
+        filter: &Filter,
+    ) -> impl Future<Output = Result<Vec<i64>, StoreError>> + Send;
+
+    /// The texts of chunks.
+    fn texts(
+        &self,
+        chunk_keys: &[i64],
+    ) -> impl Future<Output = Result<Vec<(i64, String)>, StoreError>> + Send;
+
+    /// The record of each chunk.
+    fn record_keys(
+        &self,
+        chunk_keys: &[i64],
+    ) -> impl Future<Output = Result<HashMap<i64, i64>, StoreError>> + Send;
+
+    /// What is shown of chunks; those that have gone, or are not of this
+    /// tenant after all, are left out.
+    fn hits(&self, chunk_keys: &[i64]) -> impl Future<Output = Result<Vec<HitRow>, StoreError>> + Send;
+}
+
+/// One tenant, and the tiers that a query asks for.
+pub(super) struct Scope<'a> {
+    pub tenant_key: i64,
+    pub partitions: Vec<Partition>,
+    /// The query's vector, of length 1, and its space, where vectors are
+    /// compared.
+    pub vector: Option<(&'a SpaceRow, Vec<f32>)>,
+    pub frequencies: &'a Frequencies,
+}
+
+impl Query {
+    /// Whether the query asks for a tier.
+    pub(super) fn asks_for(&self, tier: i64) -> bool {
+        self.tiers.is_empty() || self.tiers.iter().any(|asked| tier_code(*asked) == tier)
+    }
+
+    /// The query's vector at length 1; none if no vectors are to be compared.
+    pub(super) fn unit(&self, dimensions: usize) -> Result<Option<Vec<f32>>, StoreError> {
+        let Some(vector) = self.vector.as_ref().filter(|_| self.effective_mode() != Mode::Keyword) else {
+            return Ok(None);
+        };
+        check_vector(vector, dimensions)
             .map_err(|reason| StoreError::Vector { of: "query".into(), reason })?;
-        let mut unit = vector.to_vec();
+        let mut unit = vector.clone();
         make_unit(&mut unit);
-        Ok((space, unit))
-    }
-
-    /// The tenant and its partitions that the query asks for; none if the
-    /// store has nothing of this tenant.
-    async fn partitions(&self, query: &Query) -> Result<Option<(i64, Vec<Partition>)>, StoreError> {
-        let rows: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(
-            "SELECT t.tenant_key, p.tier, p.chunks, p.terms, p.generation
-             FROM tenants t JOIN partitions p ON p.tenant_key = t.tenant_key
-             WHERE t.name = ? ORDER BY p.tier",
-        )
-        .bind(&query.tenant)
-        .fetch_all(self.readers())
-        .await
-        .doing("looking up a tenant")?;
-        let asked: HashSet<i64> = query.tiers.iter().map(|tier| tier_code(*tier)).collect();
-        let tenant_key = rows.first().map(|row| row.0);
-        let partitions = rows
-            .into_iter()
-            .map(|(_, tier, chunks, terms, generation)| Partition {
-                tier,
-                chunks: chunks.cast_unsigned(),
-                terms: terms.cast_unsigned(),
-                generation,
-            })
-            .filter(|partition| asked.is_empty() || asked.contains(&partition.tier))
-            .collect();
-        Ok(tenant_key.map(|tenant_key| (tenant_key, partitions)))
-    }
-
-    /// The first hits, of each record only the first if so asked.
-    async fn best(&self, mut fused: Vec<Fused>, query: &Query) -> Result<Vec<Fused>, StoreError> {
-        if query.per_record {
-            let keys: Vec<i64> = fused.iter().map(|f| f.candidate.chunk_key).collect();
-            let records = self.record_keys(&keys).await?;
-            let mut seen = HashSet::new();
-            fused.retain(|f| records.get(&f.candidate.chunk_key).is_some_and(|record| seen.insert(*record)));
-        }
-        fused.truncate(query.limit);
-        Ok(fused)
+        Ok(Some(unit))
     }
 }
 
-/// The lists a query asks for.
-struct Lists<'a> {
-    store: &'a Store,
+/// The best chunks of `scope` for `query`.
+pub(super) async fn search(
+    lists: &impl Lists,
+    query: &Query,
+    scope: &Scope<'_>,
+) -> Result<Answer, StoreError> {
+    let mode = query.effective_mode();
+    let Scope { tenant_key, partitions, vector, frequencies } = scope;
+    let matches = match mode {
+        Mode::Vector => None,
+        _ => Matches::look_up(lists, frequencies, *tenant_key, partitions, query).await?,
+    };
+    let search = Search { lists, query, filter: query.filter(), vector: vector.as_ref(), matches };
+    let mut answer = Answer { mode, ..Answer::default() };
+    let mut candidates = Vec::new();
+    for partition in partitions {
+        let found = search.partition(*partition).await?;
+        answer.nearest += found.nearest;
+        answer.matched += found.matched;
+        answer.scans.extend(found.scan);
+        candidates.extend(found.candidates);
+    }
+    let mut fused = match mode {
+        Mode::Union => fuse(&candidates, query.fusion, &query.weights),
+        Mode::Vector => by_side(&candidates, |c| c.vector, &query.weights),
+        Mode::Keyword => by_side(&candidates, |c| c.keyword, &query.weights),
+    };
+    if query.per_record {
+        first_of_each_record(lists, &mut fused).await?;
+    }
+    fused.truncate(query.limit);
+    let keys: Vec<i64> = fused.iter().map(|f| f.candidate.chunk_key).collect();
+    let rows = if keys.is_empty() { Vec::new() } else { lists.hits(&keys).await? };
+    answer.hits = in_order(rows, &fused, vector.as_ref().map(|(space, _)| *space))?;
+    Ok(answer)
+}
+
+async fn first_of_each_record(lists: &impl Lists, fused: &mut Vec<Fused>) -> Result<(), StoreError> {
+    let keys: Vec<i64> = fused.iter().map(|f| f.candidate.chunk_key).collect();
+    let records = lists.record_keys(&keys).await?;
+    let mut seen = HashSet::new();
+    fused.retain(|f| records.get(&f.candidate.chunk_key).is_some_and(|record| seen.insert(*record)));
+    Ok(())
+}
+
+/// One search under way.
+struct Search<'a, L> {
+    lists: &'a L,
+    query: &'a Query,
     filter: Filter,
-    depth: usize,
-    complete: bool,
-    nearest: Option<Nearest<'a>>,
+    vector: Option<&'a (&'a SpaceRow, Vec<f32>)>,
     matches: Option<Matches>,
 }
 
@@ -290,51 +373,59 @@ struct Found {
     candidates: Vec<Candidate>,
     nearest: usize,
     matched: usize,
+    scan: Option<TierScan>,
 }
 
-impl Lists<'_> {
+impl<L: Lists> Search<'_, L> {
     /// Both lists of one partition, at the same time, then completed.
-    async fn search(&self, partition: Partition) -> Result<Found, StoreError> {
-        let nearest = async {
-            match &self.nearest {
-                Some(nearest) => nearest.search(partition, &self.filter, self.depth).await,
-                None => Ok(Vec::new()),
-            }
-        };
-        let matched = async {
-            match &self.matches {
-                Some(matches) => matches.search(self.store, partition.tier, &self.filter, self.depth).await,
-                None => Ok(Vec::new()),
-            }
-        };
-        let (nearest, matched) = futures::try_join!(nearest, matched)?;
+    async fn partition(&self, partition: Partition) -> Result<Found, StoreError> {
+        let tier = tier_of(partition.tier)?;
+        let ((nearest, scan), matched) =
+            futures::try_join!(self.nearest(partition), self.matched(partition.tier))?;
         let counts = (nearest.len(), matched.len());
         let mut scores: BTreeMap<i64, Scores> = BTreeMap::new();
         nearest.into_iter().for_each(|(key, score)| scores.entry(key).or_default().vector = Some(score));
         matched.into_iter().for_each(|(key, score)| scores.entry(key).or_default().keyword = Some(score));
-        if self.complete {
+        if self.query.complete {
             self.complete(partition.tier, &mut scores).await?;
         }
-        let tier = tier_of(partition.tier)?;
         let candidates = scores
             .into_iter()
             .map(|(chunk_key, Scores { vector, keyword })| Candidate { chunk_key, tier, vector, keyword })
             .collect();
-        Ok(Found { candidates, nearest: counts.0, matched: counts.1 })
+        let scan = scan.map(|scan| TierScan { tier, chunks: partition.chunks, scan });
+        Ok(Found { candidates, nearest: counts.0, matched: counts.1, scan })
+    }
+
+    async fn nearest(&self, partition: Partition) -> Result<(Vec<Near>, Option<Scan>), StoreError> {
+        let Some((_, vector)) = self.vector else { return Ok((Vec::new(), None)) };
+        let (nearest, scan) = self.lists.nearest(partition, &self.filter, vector, self.query.depth).await?;
+        Ok((nearest, Some(scan)))
+    }
+
+    async fn matched(&self, tier: i64) -> Result<Vec<Match>, StoreError> {
+        match &self.matches {
+            Some(matches) => matches.search(self.lists, tier, &self.filter, self.query.depth).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     async fn complete(&self, tier: i64, scores: &mut BTreeMap<i64, Scores>) -> Result<(), StoreError> {
-        let (Some(nearest), Some(matches)) = (&self.nearest, &self.matches) else {
+        let (Some((_, vector)), Some(matches)) = (self.vector, &self.matches) else {
             return Ok(());
         };
         let lacking = |side: fn(&Scores) -> Option<f32>| -> Vec<i64> {
             scores.iter().filter(|(_, both)| side(both).is_none()).map(|(key, _)| *key).collect()
         };
         let (no_vector, no_keyword) = (lacking(|both| both.vector), lacking(|both| both.keyword));
-        let (similarities, matched) = futures::try_join!(
-            nearest.similarities(tier, &no_vector),
-            matches.scores(self.store, &no_keyword)
-        )?;
+        let similarities = async {
+            match no_vector.as_slice() {
+                [] => Ok(Vec::new()),
+                keys => self.lists.similarities(tier, vector, keys).await,
+            }
+        };
+        let (similarities, matched) =
+            futures::try_join!(similarities, matches.scores(self.lists, &no_keyword))?;
         for (key, score) in similarities {
             scores.entry(key).or_default().vector = Some(score);
         }

@@ -1,16 +1,11 @@
 //! What is stored of a range of offsets.
 
-use std::collections::HashMap;
-
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::FromRow;
 
 use crate::record::Tier;
 
-use super::error::{Doing, StoreError};
-use super::rows::{OutcomeKind, OutcomeRow, tier_of};
-use super::sqlite::Store;
-use super::vector::numbers;
+use super::error::StoreError;
+use super::rows::tier_of;
 
 /// A record as it is stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,130 +43,66 @@ pub struct StoredChunk {
     pub vector: Option<Vec<f32>>,
 }
 
-impl Store {
-    /// Who holds each of `keys`, as stream and offset; those that nobody
-    /// holds are left out.
-    pub async fn known(&self, keys: &[[u8; 32]]) -> Result<HashMap<[u8; 32], (String, u64)>, StoreError> {
-        let hex: Vec<String> =
-            keys.iter().map(|key| key.iter().map(|b| format!("{b:02x}")).collect()).collect();
-        let hex = serde_json::Value::from(hex).to_string();
-        let held: Vec<(Vec<u8>, String, i64)> = sqlx::query_as(
-            "SELECT key, stream, \"offset\" FROM dedupe
-             WHERE key IN (SELECT unhex(value) FROM json_each(?))",
-        )
-        .bind(hex)
-        .fetch_all(self.readers())
-        .await
-        .doing("looking up contents")?;
-        Ok(held
-            .into_iter()
-            .filter_map(|(key, stream, offset)| {
-                Some((key.try_into().ok()?, (stream, offset.cast_unsigned())))
-            })
-            .collect())
-    }
+/// A record with one of its chunks, as both databases give it; the chunk's
+/// columns are null for a record without any.
+#[derive(FromRow)]
+pub(super) struct StoredRow {
+    offset: i64,
+    record_id: Option<String>,
+    ts_ms: i64,
+    tenant: String,
+    session: Option<String>,
+    tier: i64,
+    batch_tag: String,
+    config_digest: String,
+    chunk: Option<i64>,
+    text: Option<String>,
+    digest: Option<Vec<u8>>,
+}
 
-    /// The records of `stream` with offsets `from..to`, in order, with the
-    /// vectors they have in one space.
-    pub async fn stored(
-        &self,
-        stream: &str,
-        from: u64,
-        to: u64,
-        space_key: i64,
-    ) -> Result<Vec<StoredRecord>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT r.\"offset\", r.record_id, r.ts_ms, t.name AS tenant, r.session, r.tier, b.batch_tag,
-                    b.config_digest, c.chunk, c.text, c.digest, v.vector
-             FROM records r
-             JOIN tenants t ON t.tenant_key = r.tenant_key
-             JOIN batches b ON b.batch_key = r.batch_key
-             LEFT JOIN chunks c ON c.record_key = r.record_key
-             LEFT JOIN vectors v ON v.space_key = ?4 AND v.tenant_key = r.tenant_key AND v.tier = r.tier
-                                AND v.chunk_key = c.chunk_key
-             WHERE r.stream = ?1 AND r.\"offset\" >= ?2 AND r.\"offset\" < ?3
-             ORDER BY r.\"offset\", c.chunk",
-        )
-        .bind(stream)
-        .bind(from.cast_signed())
-        .bind(to.cast_signed())
-        .bind(space_key)
-        .fetch_all(self.readers())
-        .await
-        .doing("reading records")?;
-        let mut records: Vec<StoredRecord> = Vec::new();
-        for row in &rows {
-            let record = read_record(row)?;
-            if records.last().is_none_or(|last| last.offset != record.offset) {
-                records.push(record);
-            }
-            if let (Some(last), Some(chunk)) = (records.last_mut(), read_chunk(row).doing("reading a chunk")?)
-            {
-                last.chunks.push(chunk);
-            }
+impl StoredRow {
+    /// The row with every text that producers chose as `f` gives it back.
+    pub fn map_texts(mut self, f: impl Fn(String) -> String) -> Self {
+        self.tenant = f(self.tenant);
+        self.batch_tag = f(self.batch_tag);
+        self.record_id = self.record_id.map(&f);
+        self.session = self.session.map(&f);
+        self.text = self.text.map(&f);
+        self
+    }
+}
+
+/// Records of rows that come in the order of offset and chunk, each with its
+/// vector.
+pub(super) fn gather(
+    rows: impl IntoIterator<Item = (StoredRow, Option<Vec<f32>>)>,
+) -> Result<Vec<StoredRecord>, StoreError> {
+    let mut records: Vec<StoredRecord> = Vec::new();
+    for (row, vector) in rows {
+        let offset = row.offset.cast_unsigned();
+        if records.last().is_none_or(|last| last.offset != offset) {
+            records.push(StoredRecord {
+                offset,
+                record_id: row.record_id,
+                ts_ms: row.ts_ms,
+                tenant: row.tenant,
+                session: row.session,
+                tier: tier_of(row.tier)?,
+                batch_tag: row.batch_tag,
+                config_digest: row.config_digest,
+                chunks: Vec::new(),
+            });
         }
-        Ok(records)
+        if let (Some(last), Some(chunk)) = (records.last_mut(), row.chunk) {
+            let chunk = u32::try_from(chunk)
+                .map_err(|e| StoreError::Damaged { what: "chunk number", reason: e.to_string() })?;
+            last.chunks.push(StoredChunk {
+                chunk,
+                text: row.text.unwrap_or_default(),
+                digest: row.digest.unwrap_or_default(),
+                vector,
+            });
+        }
     }
-
-    /// Why offsets of `from..to` are not indexed, in order.
-    pub async fn outcomes(
-        &self,
-        pipeline: &str,
-        stream: &str,
-        from: u64,
-        to: u64,
-    ) -> Result<Vec<OutcomeRow>, StoreError> {
-        let rows: Vec<(i64, String, String, String)> = sqlx::query_as(
-            "SELECT \"offset\", kind, reason, detail FROM outcomes
-             WHERE pipeline = ? AND stream = ? AND \"offset\" >= ? AND \"offset\" < ? ORDER BY \"offset\"",
-        )
-        .bind(pipeline)
-        .bind(stream)
-        .bind(from.cast_signed())
-        .bind(to.cast_signed())
-        .fetch_all(self.readers())
-        .await
-        .doing("reading outcomes")?;
-        rows.into_iter()
-            .map(|(offset, kind, reason, detail)| {
-                Ok(OutcomeRow {
-                    offset: offset.cast_unsigned(),
-                    kind: OutcomeKind::parse(&kind)?,
-                    reason,
-                    detail,
-                })
-            })
-            .collect()
-    }
-}
-
-fn read_record(row: &SqliteRow) -> Result<StoredRecord, StoreError> {
-    let read = || {
-        Ok(StoredRecord {
-            offset: row.try_get::<i64, _>("offset")?.cast_unsigned(),
-            record_id: row.try_get("record_id")?,
-            ts_ms: row.try_get("ts_ms")?,
-            tenant: row.try_get("tenant")?,
-            session: row.try_get("session")?,
-            tier: Tier::Event,
-            batch_tag: row.try_get("batch_tag")?,
-            config_digest: row.try_get("config_digest")?,
-            chunks: Vec::new(),
-        })
-    };
-    let tier = tier_of(row.try_get("tier").doing("reading a record")?)?;
-    Ok(StoredRecord { tier, ..read().doing("reading a record")? })
-}
-
-fn read_chunk(row: &SqliteRow) -> Result<Option<StoredChunk>, sqlx::Error> {
-    let Some(chunk) = row.try_get::<Option<u32>, _>("chunk")? else {
-        return Ok(None);
-    };
-    let vector: Option<&[u8]> = row.try_get("vector")?;
-    Ok(Some(StoredChunk {
-        chunk,
-        text: row.try_get("text")?,
-        digest: row.try_get("digest")?,
-        vector: vector.map(|bytes| numbers(bytes).collect()),
-    }))
+    Ok(records)
 }

@@ -14,6 +14,14 @@ pub(super) fn check_vector(vector: &[f32], dimensions: usize) -> Result<(), Stri
     Ok(())
 }
 
+/// Scales to length 1; zero stays zero.
+pub(super) fn make_unit(vector: &mut [f32]) {
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|x| *x /= length);
+    }
+}
+
 /// How vectors are stored: f32, little endian.
 pub(super) fn vector_bytes(vector: &[f32]) -> Vec<u8> {
     vector.iter().flat_map(|x| x.to_le_bytes()).collect()

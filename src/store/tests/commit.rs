@@ -4,25 +4,27 @@ use proptest::prelude::*;
 
 use super::*;
 
-async fn rows(store: &Store) -> i64 {
-    sqlx::query_scalar(
-        "SELECT (SELECT count(*) FROM records) + (SELECT count(*) FROM chunks) + (SELECT count(*) FROM vectors)
-              + (SELECT count(*) FROM keyword_terms) + (SELECT count(*) FROM outcomes)
-              + (SELECT count(*) FROM dedupe) + (SELECT count(*) FROM dead_letters)
-              + (SELECT count(*) FROM tenants) + (SELECT count(*) FROM partitions)",
-    )
-    .fetch_one(store.readers())
-    .await
-    .unwrap()
+conformance! {
+    a_fenced_lease_cannot_commit_and_leaves_nothing_behind,
+    a_failing_row_rolls_back_rows_and_checkpoint,
+    vectors_that_cannot_be_compared_are_refused,
+    a_batch_must_start_at_the_checkpoint,
+    a_dead_letter_is_kept_for_each_failed_offset_and_redriven_once,
+    two_handles_on_one_file_see_each_other_and_take_turns,
+    what_is_known_of_contents_names_their_holder,
+    replay_adds_only_what_is_missing_and_settles_what_was_deferred,
+}
+
+async fn rows(store: &Store) -> Vec<TableCount> {
+    store.inventory().await.unwrap()
 }
 
 fn outcome(offset: u64, kind: OutcomeKind) -> OutcomeRow {
     OutcomeRow { offset, kind, reason: "rule".into(), detail: "why".into() }
 }
 
-#[tokio::test]
-async fn a_fenced_lease_cannot_commit_and_leaves_nothing_behind() {
-    let fixture = Fixture::new().await;
+async fn a_fenced_lease_cannot_commit_and_leaves_nothing_behind(on: Database) {
+    let fixture = Fixture::new(on).await;
     let mut old = fixture.lease().await;
     let mut new = fixture.lease().await;
     let before = rows(&fixture.store).await;
@@ -34,9 +36,8 @@ async fn a_fenced_lease_cannot_commit_and_leaves_nothing_behind() {
     assert_eq!(new.checkpoint().next_offset, 1);
 }
 
-#[tokio::test]
-async fn a_failing_row_rolls_back_rows_and_checkpoint() {
-    let fixture = Fixture::new().await;
+async fn a_failing_row_rolls_back_rows_and_checkpoint(on: Database) {
+    let fixture = Fixture::new(on).await;
     let mut lease = fixture.lease().await;
     let mut claimed = record(0, "a", "water", Some(vec![1.0, 0.0, 0.0, 0.0]));
     claimed.dedupe_key = Some([7; 32]);
@@ -59,9 +60,8 @@ async fn a_failing_row_rolls_back_rows_and_checkpoint() {
     fixture.store.commit(&mut lease, good).await.unwrap();
 }
 
-#[tokio::test]
-async fn vectors_that_cannot_be_compared_are_refused() {
-    let fixture = Fixture::new().await;
+async fn vectors_that_cannot_be_compared_are_refused(on: Database) {
+    let fixture = Fixture::new(on).await;
     let mut lease = fixture.lease().await;
     for (vector, said) in
         [(vec![1.0, 0.0], "2 numbers"), (vec![f32::NAN, 0.0, 0.0, 1.0], "not finite"), (vec![0.0; 4], "zero")]
@@ -76,17 +76,15 @@ async fn vectors_that_cannot_be_compared_are_refused() {
     assert!(matches!(error, StoreError::UnknownSpace { space_key: 99 }), "{error}");
 }
 
-#[tokio::test]
-async fn a_batch_must_start_at_the_checkpoint() {
-    let fixture = Fixture::new().await;
+async fn a_batch_must_start_at_the_checkpoint(on: Database) {
+    let fixture = Fixture::new(on).await;
     let mut lease = fixture.lease().await;
     let error = fixture.store.commit(&mut lease, fixture.batch(5, vec![record(5, "a", "x", None)])).await;
     assert!(matches!(error, Err(StoreError::Unbalanced { from: 5, .. })));
 }
 
-#[tokio::test]
-async fn a_dead_letter_is_kept_for_each_failed_offset_and_redriven_once() {
-    let fixture = Fixture::new().await;
+async fn a_dead_letter_is_kept_for_each_failed_offset_and_redriven_once(on: Database) {
+    let fixture = Fixture::new(on).await;
     let mut lease = fixture.lease().await;
     let mut batch = fixture.batch(0, Vec::new());
     batch.to = 1;
@@ -101,9 +99,8 @@ async fn a_dead_letter_is_kept_for_each_failed_offset_and_redriven_once() {
     assert_eq!((letter.state, letter.redriven_ms), (DeadLetterState::Redriven, Some(9)));
 }
 
-#[tokio::test]
-async fn two_handles_on_one_file_see_each_other_and_take_turns() {
-    let fixture = Fixture::new().await;
+async fn two_handles_on_one_file_see_each_other_and_take_turns(on: Database) {
+    let fixture = Fixture::new(on).await;
     let other = fixture.again().await;
     let mut ours = fixture.store.acquire("p", "ours", 0, 1).await.unwrap();
     let mut theirs = other.acquire("p", "theirs", 0, 1).await.unwrap();
@@ -119,9 +116,8 @@ async fn two_handles_on_one_file_see_each_other_and_take_turns() {
     assert_eq!(other.search(&query).await.unwrap().hits.len(), 40);
 }
 
-#[tokio::test]
-async fn what_is_known_of_contents_names_their_holder() {
-    let fixture = Fixture::new().await;
+async fn what_is_known_of_contents_names_their_holder(on: Database) {
+    let fixture = Fixture::new(on).await;
     let mut lease = fixture.lease().await;
     let records = (0..70).map(|offset| RecordRow {
         dedupe_key: Some([offset as u8; 32]),
@@ -133,9 +129,8 @@ async fn what_is_known_of_contents_names_their_holder() {
     assert_eq!(known[&[69; 32]], ("s".to_string(), 69));
 }
 
-#[tokio::test]
-async fn replay_adds_only_what_is_missing_and_settles_what_was_deferred() {
-    let fixture = Fixture::new().await;
+async fn replay_adds_only_what_is_missing_and_settles_what_was_deferred(on: Database) {
+    let fixture = Fixture::new(on).await;
     let mut lease = fixture.lease().await;
     let unit = || Some(vec![0.0, 1.0, 0.0, 0.0]);
     let mut batch = fixture.batch(0, vec![record(0, "a", "water", unit()), record(1, "a", "stone", None)]);
@@ -212,7 +207,7 @@ proptest! {
     fn every_offset_is_accounted_for_after_every_commit(batches in fates(), start in 0u64..1_000) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
-            let fixture = Fixture::new().await;
+            let fixture = Fixture::new(on).await;
             let mut lease = fixture.store.acquire("p", "s", start, 1).await.unwrap();
             let (mut next, mut records, mut outcomes) = (start, 0, 0);
             for fates in &batches {

@@ -38,7 +38,7 @@ fn percentiles(mut times: Vec<Duration>) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures; needs half a minute and 300 MB"]
 async fn commits_and_searches() {
-    let mut fixture = Fixture::new().await;
+    let mut fixture = Fixture::new(Database::Sqlite).await;
     fixture.space_key = fixture.store.register_space(&space(DIMENSIONS), 0).await.unwrap();
     let scanning = Store::open_with(
         &fixture.directory.path().join("store.sqlite"),

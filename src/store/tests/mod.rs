@@ -1,7 +1,31 @@
-//! The store from outside, each test with a file of its own.
+//! What every store must do: the same tests over SQLite, PostgreSQL,
+//! PostgreSQL through PgBouncer, and PostgreSQL without pgvector, each with a
+//! database of its own.
+//!
+//! The servers are those of `scripts/services up`, named by
+//! `THALWEG_TEST_POSTGRES`, `THALWEG_TEST_PGBOUNCER` and
+//! `THALWEG_TEST_POSTGRES_BARE`; without them those tests say that they are
+//! skipped.
+
+/// Runs each test over every database.
+macro_rules! conformance {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite { $(#[tokio::test] async fn $name() { super::$name(super::Database::Sqlite).await })* }
+        mod postgres { $(#[tokio::test] async fn $name() {
+            if let Some(on) = super::Database::at("THALWEG_TEST_POSTGRES") { super::$name(on).await }
+        })* }
+        mod pgbouncer { $(#[tokio::test] async fn $name() {
+            if let Some(on) = super::Database::at("THALWEG_TEST_PGBOUNCER") { super::$name(on).await }
+        })* }
+        mod without_pgvector { $(#[tokio::test] async fn $name() {
+            if let Some(on) = super::Database::at("THALWEG_TEST_POSTGRES_BARE") { super::$name(on).await }
+        })* }
+    };
+}
 
 mod commit;
 mod measure;
+mod postgres;
 mod retrieval;
 
 use crate::embed::Space;
@@ -9,23 +33,51 @@ use crate::record::Tier;
 
 use super::*;
 
+/// Where a test's database is made.
+#[derive(Clone, Debug)]
+enum Database {
+    Sqlite,
+    /// A server, by the URL of a database on it.
+    Postgres(String),
+}
+
+impl Database {
+    fn at(variable: &str) -> Option<Self> {
+        match std::env::var(variable) {
+            Ok(url) if !url.is_empty() => Some(Self::Postgres(url)),
+            _ => {
+                eprintln!("SKIPPED: {variable} is not set (scripts/services up)");
+                None
+            }
+        }
+    }
+}
+
 struct Fixture {
     store: Store,
     space_key: i64,
-    // Removed when dropped, so it must outlive the store.
+    settings: Settings,
+    // Removed when dropped, so they must outlive the store.
     directory: tempfile::TempDir,
+    _database: Option<postgres::TestDatabase>,
 }
 
 impl Fixture {
-    async fn new() -> Self {
+    async fn new(on: Database) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("store.sqlite")).await.unwrap();
+        let database = match on {
+            Database::Sqlite => None,
+            Database::Postgres(url) => Some(postgres::TestDatabase::new(&url).await),
+        };
+        let url = database.as_ref().map(|database| database.url.clone());
+        let settings = Settings { url, ..Settings::default() };
+        let store = Store::open_with(&directory.path().join("store.sqlite"), &settings).await.unwrap();
         let space_key = store.register_space(&space(4), 0).await.unwrap();
-        Self { store, space_key, directory }
+        Self { store, space_key, settings, directory, _database: database }
     }
 
     async fn again(&self) -> Store {
-        Store::open(&self.directory.path().join("store.sqlite")).await.unwrap()
+        Store::open_with(&self.directory.path().join("store.sqlite"), &self.settings).await.unwrap()
     }
 
     async fn lease(&self) -> Lease {
@@ -46,8 +98,8 @@ impl Fixture {
     }
 
     /// Stores `records` from offset 0 on.
-    async fn filled(records: Vec<RecordRow>) -> Self {
-        let fixture = Self::new().await;
+    async fn filled(on: Database, records: Vec<RecordRow>) -> Self {
+        let fixture = Self::new(on).await;
         let mut lease = fixture.lease().await;
         let batch = fixture.batch(0, records);
         fixture.store.commit(&mut lease, batch).await.unwrap();

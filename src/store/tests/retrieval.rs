@@ -2,18 +2,30 @@
 
 use super::*;
 
+conformance! {
+    no_tenant_ever_sees_another_though_all_texts_are_equal,
+    tenants_whose_names_differ_only_after_a_nul_are_two,
+    no_text_makes_a_search_fail,
+    rows_without_a_vector_are_found_by_keyword,
+    a_union_knows_both_scores_of_whatever_either_side_found,
+    sessions_tiers_and_times_narrow_every_mode,
+    each_record_is_shown_once_by_its_best_chunk_if_so_asked,
+    lineage_names_the_segment_once_it_is_sealed,
+    a_large_tenant_gets_the_same_answer_from_memory_as_from_the_database,
+    the_catalog_returns_what_was_put,
+}
+
 fn axis(i: usize) -> Vec<f32> {
     let mut vector = vec![0.01; 4];
     vector[i] = 1.0;
     vector
 }
 
-#[tokio::test]
-async fn no_tenant_ever_sees_another_though_all_texts_are_equal() {
+async fn no_tenant_ever_sees_another_though_all_texts_are_equal(on: Database) {
     let records = (0..500).map(|offset| {
         record(offset, &format!("tenant-{}", offset % 50), "the same river in every log", Some(axis(0)))
     });
-    let fixture = Fixture::filled(records.collect()).await;
+    let fixture = Fixture::filled(on, records.collect()).await;
     for tenant in (0..50).map(|i| format!("tenant-{i}")) {
         for mode in [Mode::Vector, Mode::Keyword, Mode::Union] {
             let query =
@@ -29,17 +41,15 @@ async fn no_tenant_ever_sees_another_though_all_texts_are_equal() {
     assert!(matches!(error, StoreError::Query { .. }), "{error}");
 }
 
-#[tokio::test]
-async fn tenants_whose_names_differ_only_after_a_nul_are_two() {
+async fn tenants_whose_names_differ_only_after_a_nul_are_two(on: Database) {
     let fixture =
-        Fixture::filled(vec![record(0, "a", "river", None), record(1, "a\0b", "river", None)]).await;
+        Fixture::filled(on, vec![record(0, "a", "river", None), record(1, "a\0b", "river", None)]).await;
     let answer = fixture.store.search(&fixture.query("a", "river")).await.unwrap();
     assert_eq!(answer.hits.iter().map(|h| h.tenant.as_str()).collect::<Vec<_>>(), ["a"]);
 }
 
-#[tokio::test]
-async fn no_text_makes_a_search_fail() {
-    let fixture = Fixture::filled(vec![record(0, "a", "river near the NOT delta", Some(axis(0)))]).await;
+async fn no_text_makes_a_search_fail(on: Database) {
+    let fixture = Fixture::filled(on, vec![record(0, "a", "river near the NOT delta", Some(axis(0)))]).await;
     let long = "river ".repeat(10_000);
     let many: String = (0..10_000).map(|i| format!("w{i} ")).collect();
     for text in [
@@ -83,10 +93,9 @@ async fn no_text_makes_a_search_fail() {
     assert_eq!(answer.hits.len(), 1);
 }
 
-#[tokio::test]
-async fn rows_without_a_vector_are_found_by_keyword() {
+async fn rows_without_a_vector_are_found_by_keyword(on: Database) {
     let records = vec![record(0, "a", "a sluice gate", None), record(1, "a", "a stone", Some(axis(0)))];
-    let fixture = Fixture::filled(records).await;
+    let fixture = Fixture::filled(on, records).await;
     let answer = fixture.store.search(&fixture.query("a", "sluices")).await.unwrap();
     assert_eq!((answer.mode, texts(&answer)), (Mode::Keyword, vec!["a sluice gate"]));
     assert_eq!(answer.hits[0].lineage.model, None);
@@ -97,11 +106,10 @@ async fn rows_without_a_vector_are_found_by_keyword() {
     assert!(gate.vector_score.is_none() && gate.keyword_score.is_some_and(|s| s > 0.0));
 }
 
-#[tokio::test]
-async fn a_union_knows_both_scores_of_whatever_either_side_found() {
+async fn a_union_knows_both_scores_of_whatever_either_side_found(on: Database) {
     let mut records: Vec<_> = (0..30).map(|o| record(o, "a", "silt", Some(axis(0)))).collect();
     records.push(record(30, "a", "delta", Some(axis(1))));
-    let fixture = Fixture::filled(records).await;
+    let fixture = Fixture::filled(on, records).await;
     let query = Query { vector: Some(axis(0)), depth: 5, limit: 10, ..fixture.query("a", "delta silt") };
     let answer = fixture.store.search(&query).await.unwrap();
     let delta = answer.hits.iter().find(|h| h.text == "delta").unwrap();
@@ -113,8 +121,7 @@ async fn a_union_knows_both_scores_of_whatever_either_side_found() {
     assert_eq!(delta.vector_score, None, "five others are nearer");
 }
 
-#[tokio::test]
-async fn sessions_tiers_and_times_narrow_every_mode() {
+async fn sessions_tiers_and_times_narrow_every_mode(on: Database) {
     let records: Vec<_> = (0..40)
         .map(|offset| RecordRow {
             session: (offset % 2 == 0).then(|| "even".to_string()),
@@ -122,7 +129,7 @@ async fn sessions_tiers_and_times_narrow_every_mode() {
             ..record(offset, "a", &format!("river {offset}"), Some(axis(0)))
         })
         .collect();
-    let fixture = Fixture::filled(records).await;
+    let fixture = Fixture::filled(on, records).await;
     for mode in [Mode::Vector, Mode::Keyword, Mode::Union] {
         let all = Query { vector: Some(axis(0)), mode, limit: 100, ..fixture.query("a", "river") };
         let offsets = async |query: Query| {
@@ -142,8 +149,7 @@ async fn sessions_tiers_and_times_narrow_every_mode() {
     }
 }
 
-#[tokio::test]
-async fn each_record_is_shown_once_by_its_best_chunk_if_so_asked() {
+async fn each_record_is_shown_once_by_its_best_chunk_if_so_asked(on: Database) {
     let mut two = record(0, "a", "river", Some(axis(0)));
     two.chunks.push(ChunkRow {
         chunk: 1,
@@ -151,7 +157,7 @@ async fn each_record_is_shown_once_by_its_best_chunk_if_so_asked() {
         text: "river delta".into(),
         ..two.chunks[0].clone()
     });
-    let fixture = Fixture::filled(vec![two, record(1, "a", "delta stone", Some(axis(2)))]).await;
+    let fixture = Fixture::filled(on, vec![two, record(1, "a", "delta stone", Some(axis(2)))]).await;
     let query = Query { vector: Some(axis(1)), ..fixture.query("a", "river delta") };
     assert_eq!(fixture.store.search(&query).await.unwrap().hits.len(), 3);
     let answer = fixture.store.search(&Query { per_record: true, ..query }).await.unwrap();
@@ -159,10 +165,9 @@ async fn each_record_is_shown_once_by_its_best_chunk_if_so_asked() {
     assert_eq!(answer.hits[0].lineage.chunk, 1);
 }
 
-#[tokio::test]
-async fn lineage_names_the_segment_once_it_is_sealed() {
+async fn lineage_names_the_segment_once_it_is_sealed(on: Database) {
     let records: Vec<_> = (0..3).map(|o| record(o, "a", "river", Some(axis(0)))).collect();
-    let fixture = Fixture::filled(records).await;
+    let fixture = Fixture::filled(on, records).await;
     let query = Query { vector: Some(axis(0)), ..fixture.query("a", "river") };
     let before = fixture.store.search(&query).await.unwrap();
     assert!(before.hits.iter().all(|h| h.lineage.segment_digest.is_none()));
@@ -201,9 +206,8 @@ fn scattered(seed: u64) -> Vec<f32> {
         .collect()
 }
 
-#[tokio::test]
-async fn a_large_tenant_gets_the_same_answer_from_memory_as_from_the_database() {
-    let fixture = Fixture::new().await;
+async fn a_large_tenant_gets_the_same_answer_from_memory_as_from_the_database(on: Database) {
+    let fixture = Fixture::new(on).await;
     let mut lease = fixture.lease().await;
     let settings = Settings { vector_memory: crate::units::ByteSize(0), ..Settings::default() };
     let path = fixture.directory.path().join("store.sqlite");
@@ -236,9 +240,8 @@ async fn a_large_tenant_gets_the_same_answer_from_memory_as_from_the_database() 
     assert_eq!(answer.hits[0].lineage.offset, next, "a vector that comes late must be found");
 }
 
-#[tokio::test]
-async fn the_catalog_returns_what_was_put() {
-    let fixture = Fixture::new().await;
+async fn the_catalog_returns_what_was_put(on: Database) {
+    let fixture = Fixture::new(on).await;
     let artifact = ArtifactRow {
         digest: "d1".into(),
         kind: "pack".into(),

@@ -1,12 +1,10 @@
 //! What the processes of a pipeline have spent on embedding.
 
-use super::error::{Doing, StoreError};
-use super::sqlite::Store;
+use super::SqliteStore;
 use crate::embed::{Spending, Spent};
+use crate::store::error::{Doing, StoreError};
 
-impl Store {
-    /// Adds what one process has spent on a day, or gives back what it had
-    /// reserved, and returns what all have spent on it.
+impl SqliteStore {
     pub async fn add_spending(&self, pipeline: &str, spent: &Spending) -> Result<Spending, StoreError> {
         let mut transaction = self.begin().await?;
         let mut total = Spending { day: spent.day, ..Spending::default() };

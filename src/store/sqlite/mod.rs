@@ -1,4 +1,5 @@
-//! The database file: opening it, its connections, its schema.
+//! A store in one SQLite file: opening it, its connections, its schema.
+//! The SQL stands in the files beside this one, one noun each.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,11 +10,34 @@ use libsqlite3_sys as ffi;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, Sqlite, SqlitePool, Transaction};
 
+use self::matrix::Matrices;
 use super::Settings;
 use super::error::{Doing, StoreError};
 use super::frequencies::Frequencies;
-use super::matrix::Matrices;
 use super::spaces::SpaceRow;
+
+mod artifacts;
+mod canaries;
+mod checkpoint;
+mod commit;
+mod damage;
+mod dead_letters;
+mod insert;
+mod inspect;
+mod lists;
+mod lost;
+mod matrix;
+mod migration;
+mod nearest;
+mod new_rows;
+mod progress;
+mod replay;
+mod segments;
+mod spaces;
+mod spending;
+mod stored;
+mod texts;
+mod waiting;
 
 /// Readers at once. Searching is bound by the processor, so more would only
 /// wait for each other.
@@ -28,7 +52,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One database file. Cheap to clone; clones share the connections.
 #[derive(Clone)]
-pub struct Store {
+pub(super) struct SqliteStore {
     inner: Arc<Inner>,
 }
 
@@ -42,15 +66,9 @@ struct Inner {
     frequencies: Frequencies,
 }
 
-impl Store {
-    /// Opens the file at `path` with default settings, creating it and its
-    /// schema where missing.
-    pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::open_with(path, &Settings::default()).await
-    }
-
+impl SqliteStore {
     /// Opens the file at `path`; of `settings` all but the path is used.
-    pub async fn open_with(path: &Path, settings: &Settings) -> Result<Self, StoreError> {
+    pub async fn open(path: &Path, settings: &Settings) -> Result<Self, StoreError> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Open {
             path: path.to_owned(),
             source,
@@ -115,7 +133,7 @@ impl Store {
         &self.inner.readers
     }
 
-    pub(super) fn matrices(&self) -> &Matrices {
+    fn matrices(&self) -> &Matrices {
         &self.inner.matrices
     }
 

@@ -6,23 +6,19 @@ use futures::TryStreamExt;
 use sqlx::Row;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
-use super::error::{Doing, StoreError};
-use super::insert::json_array;
+use super::SqliteStore;
 use super::matrix::{Matrix, PartitionId};
-use super::search::{Filter, Partition};
-use super::sqlite::Store;
-use super::vector::{numbers, vector_bytes};
+use crate::store::error::{Doing, StoreError};
+use crate::store::search::{Filter, Near, Partition, Scan};
+use crate::store::vector::{numbers, vector_bytes};
 
 /// Below this many chunks the database compares: it takes a millisecond or
 /// two, and thousands of small tenants need not be held.
 const IN_MEMORY_FROM_CHUNKS: u64 = 2_000;
 
-/// A chunk with its cosine similarity to the query.
-pub(super) type Near = (i64, f32);
-
 /// Compares one query with the vectors of one tenant.
 pub(super) struct Nearest<'a> {
-    pub store: &'a Store,
+    pub store: &'a SqliteStore,
     pub space_key: i64,
     pub tenant_key: i64,
     /// The query, of length 1.
@@ -36,36 +32,18 @@ impl Nearest<'_> {
         partition: Partition,
         filter: &Filter,
         depth: usize,
-    ) -> Result<Vec<Near>, StoreError> {
+    ) -> Result<(Vec<Near>, Scan), StoreError> {
         if filter.passes_all() {
             if let Some(matrix) = self.matrix(partition).await? {
                 let query = self.query.to_vec();
-                return tokio::task::spawn_blocking(move || matrix.nearest(&query, depth))
+                let nearest = tokio::task::spawn_blocking(move || matrix.nearest(&query, depth))
                     .await
-                    .map_or_else(|panic| std::panic::resume_unwind(panic.into_panic()), Ok);
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+                return Ok((nearest, Scan::Memory));
             }
-            return self.scan(partition.tier, depth).await;
+            return Ok((self.scan(partition.tier, depth).await?, Scan::Exact));
         }
-        self.scan_filtered(partition.tier, filter, depth).await
-    }
-
-    /// The similarity of chunks that were found otherwise; those without a
-    /// vector are left out. Read by key, so a hundred cost well below a
-    /// millisecond.
-    pub async fn similarities(&self, tier: i64, chunk_keys: &[i64]) -> Result<Vec<Near>, StoreError> {
-        sqlx::query_as(
-            "SELECT chunk_key, 1.0 - vec_distance_cosine(vector, ?4) FROM vectors
-             WHERE space_key = ?1 AND tenant_key = ?2 AND tier = ?3
-               AND chunk_key IN (SELECT value FROM json_each(?5))",
-        )
-        .bind(self.space_key)
-        .bind(self.tenant_key)
-        .bind(tier)
-        .bind(vector_bytes(self.query))
-        .bind(json_array(chunk_keys.iter().copied()))
-        .fetch_all(self.store.readers())
-        .await
-        .doing("comparing vectors")
+        Ok((self.scan_filtered(partition.tier, filter, depth).await?, Scan::Filtered))
     }
 
     async fn scan(&self, tier: i64, depth: usize) -> Result<Vec<Near>, StoreError> {

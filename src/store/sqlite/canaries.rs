@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::error::{Doing, StoreError};
+use super::SqliteStore;
 use super::insert::insert_rows;
-use super::sqlite::Store;
-use super::vector::{numbers, vector_bytes};
+use crate::store::error::{Doing, StoreError};
+use crate::store::vector::{numbers, vector_bytes};
 
-impl Store {
-    /// The recorded vectors of a space, by the SHA-256 of their texts.
+impl SqliteStore {
     pub async fn canaries(&self, space_key: i64) -> Result<HashMap<[u8; 32], Vec<f32>>, StoreError> {
         let recorded: Vec<(Vec<u8>, Vec<u8>)> =
             sqlx::query_as("SELECT digest, vector FROM canaries WHERE space_key = ?")
@@ -22,7 +21,6 @@ impl Store {
             .collect())
     }
 
-    /// Records vectors of a space; those that are recorded stay as they are.
     pub async fn record_canaries(
         &self,
         space_key: i64,

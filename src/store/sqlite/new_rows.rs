@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use sqlx::SqliteConnection;
 
-use super::error::{Doing, StoreError};
 use super::insert::insert_rows;
-use super::keywords;
-use super::rows::{ChunkRow, RecordRow, tier_code};
-use super::vector::vector_bytes;
+use crate::store::error::{Doing, StoreError};
+use crate::store::keywords;
+use crate::store::rows::{ChunkRow, RecordRow, tier_code};
+use crate::store::vector::vector_bytes;
 
 /// Records that are not stored yet, each with the terms of its chunks.
 pub(super) struct NewRows<'a> {

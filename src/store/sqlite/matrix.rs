@@ -7,6 +7,7 @@
 //! is whatever lies beyond the last key held. Vectors that come or go
 //! elsewhere move the partition's generation, and it is read anew.
 
+use crate::store::vector::make_unit;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -90,14 +91,6 @@ impl Matrix {
             )
             .reduce(|| Best::new(depth), Best::with)
             .into_sorted()
-    }
-}
-
-/// Scales to length 1; zero stays zero.
-pub(super) fn make_unit(vector: &mut [f32]) {
-    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-    if length > 0.0 {
-        vector.iter_mut().for_each(|x| *x /= length);
     }
 }
 

@@ -2,23 +2,19 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
 use sqlx::SqliteConnection;
 
-use super::checkpoint::{Checkpoint, Lease};
-use super::error::{Doing, StoreError};
+use super::SqliteStore;
 use super::insert::insert_rows;
-use super::keywords;
 use super::lost;
 use super::new_rows::NewRows;
-use super::rows::{Batch, OutcomeKind, RecordRow, Tally};
-use super::sqlite::Store;
-use super::vector::check_vector;
+use crate::store::analysed::Analysed;
+use crate::store::checkpoint::Lease;
+use crate::store::error::{Doing, StoreError};
+use crate::store::lost::lost_of;
+use crate::store::rows::{Batch, OutcomeKind, RecordRow, Tally};
 
-impl Store {
-    /// Writes `batch` and moves the lease's checkpoint from `batch.from` to
-    /// `batch.to`, both or neither. After an error, or if the call is
-    /// dropped, the lease may lag behind the store; acquire again to be sure.
+impl SqliteStore {
     pub async fn commit(&self, lease: &mut Lease, batch: Batch) -> Result<(), StoreError> {
         let tally = batch.tally()?;
         let (from, to) = (batch.from, batch.to);
@@ -28,7 +24,7 @@ impl Store {
         }
         let Analysed { batch, terms } = self.analyse(batch).await?;
         let mut transaction = self.begin().await?;
-        if has_vectors(&batch) {
+        if batch.has_vectors() {
             check_live(&mut transaction, batch.space_key).await?;
         }
         move_checkpoint(&mut transaction, lease, &batch, tally).await?;
@@ -48,33 +44,20 @@ impl Store {
             count => return Err(StoreError::Duplicate { count }),
         }
         write_outcomes(&mut transaction, lease, &batch).await?;
-        lost::put(&mut transaction, &lease.pipeline, &lease.stream, &lost::lost_of(&batch)).await?;
+        lost::put(&mut transaction, &lease.pipeline, &lease.stream, &lost_of(&batch)).await?;
         transaction.commit().await.doing("committing a batch")?;
         self.remember_tenants(tenants);
-        lease.checkpoint = advanced(lease.checkpoint, to, tally);
+        lease.checkpoint = lease.checkpoint.advanced(to, tally);
         Ok(())
     }
 
-    /// Refuses vectors that must not be stored and finds the terms of every
-    /// text, off the async threads.
+    /// As [`Analysed::of`], by the dimensions of the batch's space.
     pub(super) async fn analyse(&self, batch: Batch) -> Result<Analysed, StoreError> {
-        let dimensions = match has_vectors(&batch) {
+        let dimensions = match batch.has_vectors() {
             true => Some(self.space(batch.space_key).await?.space.dimensions),
             false => None,
         };
-        tokio::task::spawn_blocking(move || {
-            for record in &batch.records {
-                check_record(record, dimensions)?;
-            }
-            let terms = batch
-                .records
-                .par_iter()
-                .map(|record| record.chunks.iter().map(|chunk| keywords::terms(&chunk.text)).collect())
-                .collect();
-            Ok(Analysed { batch, terms })
-        })
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        Analysed::of(batch, dimensions).await
     }
 
     /// The key of every tenant named, new ones given within `connection`'s
@@ -108,31 +91,6 @@ impl Store {
     }
 }
 
-/// A batch and the terms of each chunk of each of its records.
-pub(super) struct Analysed {
-    pub batch: Batch,
-    pub terms: Vec<Vec<Vec<String>>>,
-}
-
-fn check_record(record: &RecordRow, dimensions: Option<usize>) -> Result<(), StoreError> {
-    if record.tenant.is_empty() {
-        return Err(StoreError::Unbalanced {
-            from: record.offset,
-            to: record.offset + 1,
-            reason: "the record has no tenant".into(),
-        });
-    }
-    for chunk in &record.chunks {
-        if let (Some(vector), Some(dimensions)) = (&chunk.vector, dimensions) {
-            check_vector(vector, dimensions).map_err(|reason| StoreError::Vector {
-                of: format!("offset {}, chunk {}", record.offset, chunk.chunk),
-                reason,
-            })?;
-        }
-    }
-    Ok(())
-}
-
 /// Vectors of a space that was live when they were computed and no longer is
 /// would be missing from the one that is.
 pub(super) async fn check_live(connection: &mut SqliteConnection, space_key: i64) -> Result<(), StoreError> {
@@ -142,23 +100,6 @@ pub(super) async fn check_live(connection: &mut SqliteConnection, space_key: i64
         .await
         .doing("looking for the live space")?;
     if live == Some(true) { Ok(()) } else { Err(StoreError::NotLive { space_key }) }
-}
-
-pub(super) fn has_vectors(batch: &Batch) -> bool {
-    batch.records.iter().flat_map(|record| &record.chunks).any(|chunk| chunk.vector.is_some())
-}
-
-fn advanced(checkpoint: Checkpoint, next_offset: u64, tally: Tally) -> Checkpoint {
-    Checkpoint {
-        start_offset: checkpoint.start_offset,
-        next_offset,
-        indexed: checkpoint.indexed + tally.indexed,
-        rejected: checkpoint.rejected + tally.rejected,
-        deduplicated: checkpoint.deduplicated + tally.deduplicated,
-        deferred: checkpoint.deferred + tally.deferred,
-        dead_lettered: checkpoint.dead_lettered + tally.dead_lettered,
-        lost: checkpoint.lost + tally.lost,
-    }
 }
 
 async fn move_checkpoint(

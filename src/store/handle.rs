@@ -1,0 +1,297 @@
+//! A store is one of two databases.
+//!
+//! Everything that the rest of the engine asks of a store stands here, once;
+//! `sqlite` and `postgres` answer it, each in its own dialect and file by
+//! file. An enum rather than a trait object: the two are known, their futures
+//! need no box, and a call that one of them lacks does not compile.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::embed::{Known, Space, Spending};
+
+use super::postgres::PostgresStore;
+use super::sqlite::SqliteStore;
+use super::*;
+
+/// The rows, vectors, keywords and catalog of a pipeline. Cheap to clone;
+/// clones share the connections.
+#[derive(Clone)]
+pub struct Store {
+    database: Database,
+}
+
+#[derive(Clone)]
+enum Database {
+    Sqlite(SqliteStore),
+    Postgres(PostgresStore),
+}
+
+impl Store {
+    /// Opens the SQLite file at `path` with default settings, creating it and
+    /// its schema where missing.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, &Settings::default()).await
+    }
+
+    /// Opens the PostgreSQL database that `settings` name, or else the SQLite
+    /// file at `path`, and brings its schema to this version's.
+    pub async fn open_with(path: &Path, settings: &Settings) -> Result<Self, StoreError> {
+        let database = match &settings.url {
+            Some(url) => Database::Postgres(PostgresStore::connect(url.reveal(), settings).await?),
+            None => Database::Sqlite(SqliteStore::open(path, settings).await?),
+        };
+        Ok(Self { database })
+    }
+}
+
+macro_rules! answered_by_each {
+    ($($(#[$meta:meta])* pub async fn $name:ident(&self $(, $arg:ident: $of:ty)* $(,)?) -> $answer:ty;)*) => {
+        impl Store {
+            $($(#[$meta])* pub async fn $name(&self $(, $arg: $of)*) -> $answer {
+                match &self.database {
+                    Database::Sqlite(store) => store.$name($($arg),*).await,
+                    Database::Postgres(store) => store.$name($($arg),*).await,
+                }
+            })*
+        }
+    };
+}
+
+answered_by_each! {
+
+    /// Writes `batch` and moves the lease's checkpoint from `batch.from` to
+    /// `batch.to`, both or neither. After an error, or if the call is
+    /// dropped, the lease may lag behind the store; acquire again to be sure.
+    pub async fn commit(&self, lease: &mut Lease, batch: Batch) -> Result<(), StoreError>;
+
+    /// Takes over `stream` for `pipeline`: every older lease of the two is
+    /// void from here on. A pair never seen before starts at `start_offset`.
+    pub async fn acquire(
+        &self,
+        pipeline: &str,
+        stream: &str,
+        start_offset: u64,
+        now_ms: i64,
+    ) -> Result<Lease, StoreError>;
+
+    /// The checkpoint of `pipeline` in `stream`, if it ever read it.
+    pub async fn counts(&self, pipeline: &str, stream: &str) -> Result<Option<Checkpoint>, StoreError>;
+
+    /// Every checkpoint, as (pipeline, stream, checkpoint) in that order.
+    pub async fn checkpoints(&self) -> Result<Vec<(String, String, Checkpoint)>, StoreError>;
+
+    /// Adds whatever of `batch` is not stored: records, and vectors in the
+    /// batch's space. The checkpoint does not move; an offset that had not
+    /// been indexed and now is changes sides in its counters. The batch need
+    /// not be complete and its outcomes are not written.
+    pub async fn put_missing(
+        &self,
+        pipeline: &str,
+        stream: &str,
+        batch: Batch,
+    ) -> Result<Replayed, StoreError>;
+
+    /// At most `records` records of a stream that wait for vectors, the oldest
+    /// first, from offset `from` on, with at most `chunks` of their chunks.
+    pub async fn waiting_records(
+        &self,
+        reader: (&str, &str),
+        space_key: i64,
+        from: u64,
+        most: (u32, u32),
+    ) -> Result<WaitingPage, StoreError>;
+
+    /// At most `limit` chunks, of all streams and tenants, that have no vector
+    /// in a space, in the order of their keys, beyond the key `after`.
+    pub async fn waiting_chunks(
+        &self,
+        space_key: i64,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<WaitingChunk>, StoreError>;
+
+    /// Adds vectors to chunks that have none in a space; those that got one
+    /// meanwhile keep it. Chunks that are gone are passed over.
+    pub async fn put_vectors(
+        &self,
+        space_key: i64,
+        vectors: &[(WaitingChunk, Vec<f32>)],
+    ) -> Result<(), StoreError>;
+
+    /// As [`put_vectors`](Self::put_vectors) for the live space, and settles
+    /// those of the records `offsets` that wait for nothing any more, all or
+    /// nothing: their counters change sides. Records that are `refused` become
+    /// dead letters, and stay where they are found by keyword.
+    ///
+    /// # Errors
+    /// [`StoreError::NotLive`] if another space has gone live.
+    pub async fn settle_waiting(
+        &self,
+        reader: (&str, &str),
+        space_key: i64,
+        vectors: &[(WaitingChunk, Vec<f32>)],
+        records: (&[u64], &[(u64, String)]),
+        now_ms: i64,
+    ) -> Result<Moved, StoreError>;
+
+    /// Who holds each of `keys`, as stream and offset; those that nobody
+    /// holds are left out.
+    pub async fn known(&self, keys: &[[u8; 32]]) -> Result<HashMap<[u8; 32], (String, u64)>, StoreError>;
+
+    /// The records of `stream` with offsets `from..to`, in order, with the
+    /// vectors they have in one space.
+    pub async fn stored(
+        &self,
+        stream: &str,
+        from: u64,
+        to: u64,
+        space_key: i64,
+    ) -> Result<Vec<StoredRecord>, StoreError>;
+
+    /// Why offsets of `from..to` are not indexed, in order.
+    pub async fn outcomes(
+        &self,
+        pipeline: &str,
+        stream: &str,
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<OutcomeRow>, StoreError>;
+
+    /// The best chunks of one tenant for a query.
+    pub async fn search(&self, query: &Query) -> Result<Answer, StoreError>;
+
+    /// The key of `space` here. One never seen before, or retired, becomes live
+    /// if no space is, else building.
+    pub async fn register_space(&self, space: &Space, now_ms: i64) -> Result<i64, StoreError>;
+
+    /// Every space, oldest first.
+    pub async fn spaces(&self) -> Result<Vec<SpaceRow>, StoreError>;
+
+    /// Makes a space live in place of one that has no vectors: of a model that
+    /// was named and never used.
+    pub async fn replace_unused(&self, space_key: i64) -> Result<(), StoreError>;
+
+    /// Where a space stands in its life, now.
+    pub async fn space_state(&self, space_key: i64) -> Result<SpaceState, StoreError>;
+
+    /// Key of the live space; there is at most one.
+    pub async fn live_space(&self) -> Result<Option<i64>, StoreError>;
+
+    /// Moves a space on in its life.
+    pub async fn set_space_state(&self, space_key: i64, state: SpaceState) -> Result<(), StoreError>;
+
+    /// What a space lacks of all that is stored.
+    pub async fn missing_in(&self, space_key: i64) -> Result<Missing, StoreError>;
+
+    /// Chunks that have a vector in the live space and none in `space_key`.
+    pub async fn behind_live(&self, space_key: i64) -> Result<u64, StoreError>;
+
+    /// Makes `space_key` the live space and the live one its shadow, at once,
+    /// if it lacks at most `most_behind` of the live one's vectors.
+    pub async fn switch_space(&self, space_key: i64, most_behind: u64) -> Result<(), StoreError>;
+
+    /// Retires a space that is not live and deletes its vectors; how many.
+    /// Broken off, it can be called again.
+    pub async fn retire_space(&self, space_key: i64) -> Result<u64, StoreError>;
+
+    /// Some chunks that have vectors in the live space, spread over all of
+    /// them: tenant, record, and text.
+    pub async fn sample_chunks(&self, count: u32, seed: i64) -> Result<Vec<Sample>, StoreError>;
+
+    /// The vectors in one space of the texts with these SHA-256 digests,
+    /// whoever's they are: a vector depends on nothing but its text. Texts
+    /// that have none are left out, as may be those of whose many chunks the
+    /// first have none.
+    pub async fn vectors_of_texts(&self, space_key: i64, digests: &[[u8; 32]]) -> Result<Known, StoreError>;
+
+    /// The recorded vectors of a space, by the SHA-256 of their texts.
+    pub async fn canaries(&self, space_key: i64) -> Result<HashMap<[u8; 32], Vec<f32>>, StoreError>;
+
+    /// Records vectors of a space; those that are recorded stay as they are.
+    pub async fn record_canaries(
+        &self,
+        space_key: i64,
+        vectors: &[([u8; 32], Vec<f32>)],
+        now_ms: i64,
+    ) -> Result<(), StoreError>;
+
+    /// Adds a segment, or replaces what is known of it.
+    pub async fn put_segment(&self, segment: &SegmentRow) -> Result<(), StoreError>;
+
+    /// Forgets the segment of `stream` that begins at `base`.
+    pub async fn remove_segment(&self, stream: &str, base: u64) -> Result<(), StoreError>;
+
+    /// The sealed segments of `stream`, in order.
+    pub async fn segments(&self, stream: &str) -> Result<Vec<SegmentRow>, StoreError>;
+
+    /// The sealed segment that holds `offset`; none while it is in the active
+    /// one.
+    pub async fn segment_at(&self, stream: &str, offset: u64) -> Result<Option<SegmentRow>, StoreError>;
+
+    /// Registers an artifact. One that is registered keeps its row: the
+    /// digest says that it is the same object. Returns whether it was new.
+    pub async fn put_artifact(&self, artifact: &ArtifactRow) -> Result<bool, StoreError>;
+
+    /// Names of the archived segments that cannot be read without the
+    /// dictionary with this digest, in hex. As long as there are any, neither
+    /// its artifact nor its copy beside the log may be removed.
+    pub async fn dictionary_users(&self, digest: &str) -> Result<Vec<String>, StoreError>;
+
+    /// Every artifact, oldest first.
+    pub async fn artifacts(&self) -> Result<Vec<ArtifactRow>, StoreError>;
+
+    /// Keeps a dead letter and returns its id.
+    pub async fn add_dead_letter(&self, letter: &NewDeadLetter) -> Result<i64, StoreError>;
+
+    /// Dead letters with an id above `after`, in that order, `limit` at most;
+    /// of one state if given.
+    pub async fn dead_letters(
+        &self,
+        state: Option<DeadLetterState>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// The dead letter with this id.
+    pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError>;
+
+    /// Marks an open dead letter as sent again. False if it is not open: of
+    /// two who try, one wins.
+    pub async fn mark_redriven(&self, id: i64, now_ms: i64) -> Result<bool, StoreError>;
+
+    /// Everything ever found in `stream`, in the order of offsets.
+    pub async fn damage(&self, stream: &str) -> Result<Vec<Damage>, StoreError>;
+
+    /// Remembers what was found, unless it is known and still open.
+    pub async fn put_damage(&self, stream: &str, found: &[Damage]) -> Result<(), StoreError>;
+
+    /// Declares everything open in `stream` repaired, but for what is lost
+    /// for good: `settled`.
+    pub async fn settle_damage(&self, stream: &str, settled: &[Damage]) -> Result<(), StoreError>;
+
+    /// Remembers how far a file was read.
+    pub async fn set_progress(&self, progress: &SourceProgress) -> Result<(), StoreError>;
+
+    /// How far `source` has read `path`, if it ever did.
+    pub async fn progress(&self, source: &str, path: &str) -> Result<Option<SourceProgress>, StoreError>;
+
+    /// Adds what one process has spent on a day, or gives back what it had
+    /// reserved, and returns what all have spent on it.
+    pub async fn add_spending(&self, pipeline: &str, spent: &Spending) -> Result<Spending, StoreError>;
+
+    /// Number of the last change of the schema that the file has seen.
+    pub async fn schema_version(&self) -> Result<i64, StoreError>;
+
+    /// Vectors of a space. Reads the keys of all of them.
+    pub async fn vectors_in(&self, space_key: i64) -> Result<u64, StoreError>;
+
+    /// Every table with its number of rows, by name. Reads all of them.
+    pub async fn inventory(&self) -> Result<Vec<TableCount>, StoreError>;
+
+    /// Bytes of the database, indexes included.
+    pub async fn database_bytes(&self) -> Result<u64, StoreError>;
+
+    /// Waits for running calls and closes every connection.
+    pub async fn close(&self) -> ();
+}

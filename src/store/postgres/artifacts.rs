@@ -1,0 +1,50 @@
+//! The registry of artifacts.
+
+use super::PostgresStore;
+use crate::store::artifacts::ArtifactRow;
+use crate::store::error::{Doing, StoreError};
+
+impl PostgresStore {
+    pub async fn put_artifact(&self, artifact: &ArtifactRow) -> Result<bool, StoreError> {
+        let mut session = self.begin().await?;
+        let done = session
+            .query(
+                "INSERT INTO thalweg.artifacts (digest, kind, name, bytes, location, created_ms, meta)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (digest) DO NOTHING",
+            )
+            .bind(artifact.digest.clone())
+            .bind(artifact.kind.clone())
+            .bind(artifact.name.clone())
+            .bind(artifact.bytes.cast_signed())
+            .bind(artifact.location.clone())
+            .bind(artifact.created_ms)
+            .bind(artifact.meta.clone())
+            .execute(session.connection())
+            .await
+            .doing("registering an artifact")?;
+        session.commit("registering an artifact").await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    pub async fn dictionary_users(&self, digest: &str) -> Result<Vec<String>, StoreError> {
+        let mut session = self.read().await?;
+        session
+            .scalar(
+                "SELECT name FROM thalweg.artifacts
+                 WHERE kind = 'segment' AND meta::json ->> 'dictionary' = $1 ORDER BY name",
+            )
+            .bind(digest.to_owned())
+            .fetch_all(session.connection())
+            .await
+            .doing("reading the segments of a dictionary")
+    }
+
+    pub async fn artifacts(&self) -> Result<Vec<ArtifactRow>, StoreError> {
+        let mut session = self.read().await?;
+        session
+            .query_as("SELECT * FROM thalweg.artifacts ORDER BY created_ms, digest")
+            .fetch_all(session.connection())
+            .await
+            .doing("reading the artifacts")
+    }
+}

@@ -1,0 +1,260 @@
+//! A store in PostgreSQL: connections, transactions, schema. The SQL stands in
+//! the files beside this one, one noun each.
+//!
+//! Everything lies in the schema `thalweg` and is named in full, so nothing
+//! depends on settings of a session. Every statement is part of a
+//! transaction, so that a pooler which lends a server for one transaction at
+//! a time may stand in between.
+//!
+//! The engine works as the role it logs in as, which owns the tables.
+//! Searches run as `thalweg_reader`, whom row-level security shows the rows of
+//! one tenant.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions};
+use sqlx::query::{Query, QueryAs, QueryScalar};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, SqlSafeStr, Transaction};
+
+use self::copy::CopyRows;
+use self::vectors::{Element, VectorTable};
+use super::error::{Doing, StoreError};
+use super::frequencies::Frequencies;
+use super::settings::Settings;
+use super::spaces::SpaceRow;
+
+mod artifacts;
+mod canaries;
+mod checkpoint;
+mod commit;
+mod copy;
+mod damage;
+mod dead_letters;
+mod inspect;
+mod lists;
+mod lost;
+mod migration;
+mod nearest;
+mod new_rows;
+mod progress;
+mod replay;
+mod segments;
+mod spaces;
+mod spending;
+mod stored;
+mod text;
+mod texts;
+mod vectors;
+mod waiting;
+
+/// How long a call waits for a connection before it fails as transient.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Advisory locks of this schema: all in the space of one key.
+const LOCKS: i32 = 0x7468_616c;
+/// Held while the schema is changed.
+const MIGRATING: i32 = 1;
+/// Held, shared, from drawing keys until their rows are committed.
+const DRAWING_KEYS: i32 = 2;
+
+/// One database. Cheap to clone; clones share the connections.
+#[derive(Clone)]
+pub(super) struct PostgresStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: PgPool,
+    settings: Settings,
+    /// What new spaces hold their vectors in.
+    element: Element,
+    /// Keys that never change once given, so they may be remembered.
+    tenants: Mutex<HashMap<String, i64>>,
+    spaces: Mutex<HashMap<i64, (Arc<SpaceRow>, VectorTable)>>,
+    frequencies: Frequencies,
+}
+
+impl PostgresStore {
+    /// Connects to the database at `url` and brings its schema to this
+    /// version's.
+    pub async fn connect(url: &str, settings: &Settings) -> Result<Self, StoreError> {
+        let options =
+            PgConnectOptions::from_str(url).map_err(|e| StoreError::Url { reason: e.to_string() })?;
+        let database = format!(
+            "{}@{}:{}/{}",
+            options.get_username(),
+            options.get_host(),
+            options.get_port(),
+            options.get_database().unwrap_or_default()
+        );
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Connect {
+            database: database.clone(),
+            source,
+        };
+        let options = options
+            .application_name("thalweg")
+            // Statements that a pooler's server does not know must not be kept.
+            .statement_cache_capacity(if settings.prepared_statements { 200 } else { 0 });
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options)
+            .await
+            .map_err(|e| failed(e.into()))?;
+        migrate(&pool).await.map_err(|e| failed(e.into()))?;
+        let element = Element::available(&pool, settings.vectors).await?;
+        if element == Element::Jsonb {
+            tracing::warn!(
+                database,
+                "PostgreSQL has no pgvector: vectors are kept as jsonb and every search compares all of a \
+                 tenant's in this process; `CREATE EXTENSION vector` as a superuser, before the first record"
+            );
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                pool,
+                settings: settings.clone(),
+                element,
+                tenants: Mutex::default(),
+                spaces: Mutex::default(),
+                frequencies: Frequencies::default(),
+            }),
+        })
+    }
+
+    pub async fn close(&self) {
+        self.inner.pool.close().await;
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    fn element(&self) -> Element {
+        self.inner.element
+    }
+
+    fn frequencies(&self) -> &Frequencies {
+        &self.inner.frequencies
+    }
+
+    /// Begins to write.
+    async fn begin(&self) -> Result<Session, StoreError> {
+        self.session("BEGIN".into()).await
+    }
+
+    /// Begins to write rows whose keys are drawn within: see
+    /// [`Self::keys_drawn`].
+    async fn begin_drawing_keys(&self) -> Result<Session, StoreError> {
+        self.session(format!("BEGIN; SELECT pg_advisory_xact_lock_shared({LOCKS}, {DRAWING_KEYS})")).await
+    }
+
+    /// Begins to read, on one snapshot.
+    async fn read(&self) -> Result<Session, StoreError> {
+        self.session("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".into()).await
+    }
+
+    /// Begins to read as one who sees one tenant's rows only.
+    async fn read_as_tenant(&self, tenant_key: i64, more: &str) -> Result<Session, StoreError> {
+        self.session(format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL ROLE thalweg_reader; \
+             SET LOCAL thalweg.tenant = '{tenant_key}'{more}"
+        ))
+        .await
+    }
+
+    async fn session(&self, begin: String) -> Result<Session, StoreError> {
+        let transaction =
+            self.inner.pool.begin_with(AssertSqlSafe(begin)).await.doing("beginning a transaction")?;
+        Ok(Session { transaction, prepared: self.settings().prepared_statements })
+    }
+
+    /// A key below which no row can be committed any more: whoever draws keys
+    /// holds a lock until its rows are visible, and this waits for it.
+    async fn keys_drawn(&self) -> Result<i64, StoreError> {
+        let mut session =
+            self.session(format!("BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {DRAWING_KEYS})")).await?;
+        session
+            .scalar(
+                "SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM thalweg.chunk_keys",
+            )
+            .fetch_one(session.connection())
+            .await
+            .doing("reading the last key")
+    }
+
+    fn remembered_tenant(&self, name: &str) -> Option<i64> {
+        self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+    }
+
+    /// Only for keys whose transaction has committed.
+    fn remember_tenants(&self, tenants: HashMap<String, i64>) {
+        self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).extend(tenants);
+    }
+}
+
+/// Changes the schema, one process at a time, all or nothing.
+async fn migrate(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let mut migrator = sqlx::migrate!("migrations/postgres");
+    migrator.create_schema("thalweg");
+    migrator.dangerous_set_table_name("thalweg.migrations");
+    // The migrator's own lock is a session's, which a pooler does not keep.
+    migrator.set_locking(false);
+    let lock = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {MIGRATING})");
+    let mut transaction = pool.begin_with(AssertSqlSafe(lock)).await?;
+    migrator.run_direct(None, &mut *transaction, false).await?;
+    transaction.commit().await
+}
+
+/// One transaction. Dropped, it is rolled back.
+struct Session {
+    transaction: Transaction<'static, Postgres>,
+    prepared: bool,
+}
+
+impl Session {
+    fn connection(&mut self) -> &mut PgConnection {
+        &mut self.transaction
+    }
+
+    fn query(&self, sql: impl SqlSafeStr) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query(sql).persistent(self.prepared)
+    }
+
+    fn query_as<T>(&self, sql: impl SqlSafeStr) -> QueryAs<'static, Postgres, T, PgArguments>
+    where
+        T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
+    {
+        sqlx::query_as(sql).persistent(self.prepared)
+    }
+
+    fn scalar<T>(&self, sql: impl SqlSafeStr) -> QueryScalar<'static, Postgres, T, PgArguments>
+    where
+        (T,): for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
+    {
+        sqlx::query_scalar(sql).persistent(self.prepared)
+    }
+
+    /// Copies rows into `target`, a table or a table with a list of columns.
+    async fn copy(&mut self, target: &str, rows: CopyRows) -> Result<(), sqlx::Error> {
+        if rows.rows() == 0 {
+            return Ok(());
+        }
+        let statement = format!("COPY {target} FROM STDIN (FORMAT BINARY)");
+        let mut copy = self.transaction.copy_in_raw(&statement).await?;
+        copy.send(rows.finish()).await?;
+        copy.finish().await.map(drop)
+    }
+
+    async fn commit(self, doing: &'static str) -> Result<(), StoreError> {
+        self.transaction.commit().await.doing(doing)
+    }
+}
+
+/// Many keys or offsets as one array, for `= ANY($1)`.
+fn array(keys: impl IntoIterator<Item = u64>) -> Vec<i64> {
+    keys.into_iter().map(u64::cast_signed).collect()
+}

@@ -1,0 +1,46 @@
+//! What people ask of a database file rather than of its rows.
+
+use sqlx::AssertSqlSafe;
+
+use super::SqliteStore;
+use crate::store::TableCount;
+use crate::store::error::{Doing, StoreError};
+
+impl SqliteStore {
+    pub async fn schema_version(&self) -> Result<i64, StoreError> {
+        sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
+            .fetch_one(self.readers())
+            .await
+            .doing("reading the schema's version")
+    }
+
+    pub async fn vectors_in(&self, space_key: i64) -> Result<u64, StoreError> {
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM vectors WHERE space_key = ?")
+            .bind(space_key)
+            .fetch_one(self.readers())
+            .await
+            .map(i64::cast_unsigned)
+            .doing("counting vectors")
+    }
+
+    pub async fn inventory(&self) -> Result<Vec<TableCount>, StoreError> {
+        let tables: Vec<String> = sqlx::query_scalar(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*'
+                 AND name NOT GLOB '_sqlx_*' AND name NOT GLOB 'keyword*' ORDER BY name",
+        )
+        .fetch_all(self.readers())
+        .await
+        .doing("listing tables")?;
+        let mut counts = Vec::with_capacity(tables.len());
+        for table in tables {
+            let count = format!("SELECT count(*) FROM \"{table}\"");
+            let rows = sqlx::query_scalar::<_, i64>(AssertSqlSafe(count))
+                .fetch_one(self.readers())
+                .await
+                .doing("counting rows")?
+                .cast_unsigned();
+            counts.push(TableCount { table, rows });
+        }
+        Ok(counts)
+    }
+}

@@ -1,0 +1,31 @@
+//! How far file sources have read each file.
+
+use super::SqliteStore;
+use crate::store::error::{Doing, StoreError};
+use crate::store::progress::SourceProgress;
+
+impl SqliteStore {
+    pub async fn set_progress(&self, progress: &SourceProgress) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        sqlx::query("INSERT OR REPLACE INTO source_progress VALUES (?, ?, ?, ?, ?, ?)")
+            .bind(&progress.source)
+            .bind(&progress.path)
+            .bind(progress.size.cast_signed())
+            .bind(progress.mtime_ns)
+            .bind(progress.records.cast_signed())
+            .bind(progress.done)
+            .execute(&mut *transaction)
+            .await
+            .doing("remembering a source's progress")?;
+        transaction.commit().await.doing("remembering a source's progress")
+    }
+
+    pub async fn progress(&self, source: &str, path: &str) -> Result<Option<SourceProgress>, StoreError> {
+        sqlx::query_as("SELECT * FROM source_progress WHERE source = ? AND path = ?")
+            .bind(source)
+            .bind(path)
+            .fetch_optional(self.readers())
+            .await
+            .doing("reading a source's progress")
+    }
+}

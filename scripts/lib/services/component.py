@@ -1,0 +1,118 @@
+"""What all components have in common."""
+
+import shutil
+import signal
+
+from . import instance as instances
+from . import packages
+from .process import Failed, Process, own_folder
+
+
+class Component:
+    """One component of an instance: a daemon with a folder and an address.
+
+    A subclass says how it is prepared, what is run, and how it is known to be
+    ready. `lock`ing the instance is the caller's business.
+    """
+
+    name = ""
+    requires = ()  # names of components that have to be up before
+    programs = {}  # program to the Debian package that has it
+    ready_seconds = 30
+    stop_signal = signal.SIGTERM
+    stop_seconds = 20
+
+    def __init__(self, instance):
+        self.instance = instance
+        self.data = instance.dir / self.name
+        self.process = Process(instance.dir, self.name)
+
+    # For subclasses.
+
+    def obtain(self):
+        """Downloads what is not a Debian package."""
+
+    def prepare(self):
+        """Makes the folder and the files the daemon needs, if they are not
+        there."""
+
+    def command(self):
+        """What is run, in the foreground."""
+        raise NotImplementedError
+
+    def probe(self):
+        """None if the daemon answers, else why it does not."""
+        raise NotImplementedError
+
+    def complete(self):
+        """What remains once the daemon answers; safe to repeat."""
+
+    def version(self):
+        """Which version is installed, or None."""
+        raise NotImplementedError
+
+    def variables(self):
+        """What tests need to know, by the name of the environment variable."""
+        raise NotImplementedError
+
+    # For the command.
+
+    @property
+    def port(self):
+        return self.instance.port(self.name)
+
+    @property
+    def address(self):
+        return None if self.port is None else f"127.0.0.1:{self.port}"
+
+    def is_set_up(self):
+        """Whether it was started and not stopped since: it runs, or crashed."""
+        return self.process.pid_file.exists()
+
+    def start(self):
+        """Starts it and waits until it answers. Whether it had to be started."""
+        running = self.process.pid() is not None
+        if not running:
+            own_folder(self.data)
+            self.require_port(self.port)
+            self.prepare()
+            self.process.spawn(self.command())
+        self.process.wait_ready(self.probe, self.ready_seconds)
+        if not running:
+            self.complete()
+        return not running
+
+    def stop(self):
+        """Stops it in good order. Whether it was running."""
+        return self.process.stop(self.stop_signal, self.stop_seconds)
+
+    def kill(self):
+        """Ends it as a crash would. Whether it was running."""
+        return self.process.kill()
+
+    def purge(self):
+        """Removes its data."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.process.log.unlink(missing_ok=True)
+
+    def state(self):
+        """`up`, `down`, `crashed` (started, but gone) or `stuck` (no answer)."""
+        if self.process.pid() is None:
+            return "crashed" if self.is_set_up() else "down"
+        return "up" if self.probe() is None else "stuck"
+
+    def require_port(self, port):
+        if not instances.is_free(port):
+            raise Failed(f"{self.name}: port {port} of 127.0.0.1 is taken by a program that is not "
+                         f"of the instance {self.instance.name}: end that, or choose other ports "
+                         "(scripts/services down, then THALWEG_SERVICES_PORT=N scripts/services up)")
+
+
+def program_version(name, *arguments, before="", after=None):
+    """What a program prints between two marks, or None if it is not there."""
+    from .process import run
+    path = packages.program(name)
+    if path is None:
+        return None
+    printed = run([path, *arguments], name, seconds=20).split("\n")[0]
+    return printed.partition(before)[2].partition(after)[0] if after else printed.partition(before)[2]

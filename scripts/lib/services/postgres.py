@@ -113,7 +113,8 @@ class Postgres(Component):
             return None
         return run([folder / "postgres", "--version"], "postgres").split()[-1]
 
-    def url(self, user, port):
+    @staticmethod
+    def url(user, port):
         return f"postgres://{user}@127.0.0.1:{port}/postgres"
 
     def variables(self):

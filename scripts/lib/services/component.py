@@ -2,10 +2,13 @@
 
 import shutil
 import signal
+import time
 
 from . import instance as instances
 from . import packages
-from .process import Failed, Process, own_folder
+from .process import POLL_SECONDS, Ended, Failed, Process, own_folder, run
+
+PORT_SECONDS = 3
 
 
 class Component:
@@ -71,16 +74,19 @@ class Component:
 
     def start(self):
         """Starts it and waits until it answers. Whether it had to be started."""
-        running = self.process.pid() is not None
-        if not running:
-            own_folder(self.data)
-            self.require_port(self.port)
-            self.prepare()
-            self.process.spawn(self.command())
+        if self.process.pid() is not None:
+            try:
+                self.process.wait_ready(self.probe, self.ready_seconds)
+                return False
+            except Ended:
+                pass  # it was about to: somebody has just killed it
+        own_folder(self.data)
+        self.require_port(self.port)
+        self.prepare()
+        self.process.spawn(self.command())
         self.process.wait_ready(self.probe, self.ready_seconds)
-        if not running:
-            self.complete()
-        return not running
+        self.complete()
+        return True
 
     def stop(self):
         """Stops it in good order. Whether it was running."""
@@ -102,7 +108,13 @@ class Component:
         return "up" if self.probe() is None else "stuck"
 
     def require_port(self, port):
-        if not instances.is_free(port):
+        """Fails if a port is taken, and stays so: a program that has just been
+        killed takes a moment to let go."""
+        deadline = time.monotonic() + PORT_SECONDS
+        while not instances.is_free(port):
+            if time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+                continue
             raise Failed(f"{self.name}: port {port} of 127.0.0.1 is taken by a program that is not "
                          f"of the instance {self.instance.name}: end that, or choose other ports "
                          "(scripts/services down, then THALWEG_SERVICES_PORT=N scripts/services up)")
@@ -110,7 +122,6 @@ class Component:
 
 def program_version(name, *arguments, before="", after=None):
     """What a program prints between two marks, or None if it is not there."""
-    from .process import run
     path = packages.program(name)
     if path is None:
         return None

@@ -90,7 +90,7 @@ class Instance:
         self.name = environ.get("THALWEG_SERVICES") or "default"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}", self.name):
             raise Failed(f"THALWEG_SERVICES={self.name}: letters, digits, '_', '-' and '.' only")
-        self._wanted_base = environ.get("THALWEG_SERVICES_PORT")
+        self._wanted_base = environ.get("THALWEG_SERVICES_PORT") or None
         self.dir = place(TREE / "target" / "services") / self.name
         self._base_file = self.dir / "port"
 

@@ -19,6 +19,10 @@ class Failed(Exception):
     """A component cannot be had, started or reached; the message says why."""
 
 
+class Ended(Failed):
+    """A daemon ended while it was waited for."""
+
+
 def service_user():
     """The user daemons run as: `nobody` if this is root (PostgreSQL and
     PgBouncer refuse root), else None, the caller."""
@@ -90,9 +94,15 @@ def descendants(pid):
 
 
 def alive(pid):
-    """Whether a process exists and is not merely waiting to be reaped."""
+    """Whether a process exists and is not merely waiting to be reaped. While
+    other threads of it are ending, its files and ports are still open."""
     stat = stat_of(pid)
-    return stat is not None and stat[0] != "Z"
+    if stat is None:
+        return False
+    try:
+        return stat[0] != "Z" or len(os.listdir(f"/proc/{pid}/task")) > 1
+    except FileNotFoundError:
+        return False
 
 
 def working_in(folder):
@@ -125,9 +135,7 @@ class Process:
         except (FileNotFoundError, ValueError):
             return None
         stat = stat_of(pid)
-        if stat is None or stat[0] == "Z" or stat[2] != started:
-            return None
-        return pid
+        return pid if stat is not None and stat[2] == started and alive(pid) else None
 
     def spawn(self, argv):
         """Starts the daemon; it outlives this program."""
@@ -150,15 +158,12 @@ class Process:
         """Calls `probe` until it returns None; what it returns before is the
         reason given when `seconds` are over or the daemon has ended."""
         deadline = time.monotonic() + seconds
-        while True:
-            ended = self._child is not None and self._child.poll() is not None
-            reason = "it ended" if ended else probe()
-            if reason is None:
-                return
-            if ended or time.monotonic() > deadline:
-                if not ended:
-                    reason = f"not ready after {seconds} s: {reason}"
-                raise Failed(f"{self.name}: {reason}; the end of {self.log}:\n{self.log_tail()}")
+        while (reason := probe()) is not None:
+            if self.pid() is None:
+                raise Ended(f"{self.name}: it ended; {self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise Failed(f"{self.name}: not ready after {seconds} s: {reason}; "
+                             f"{self.log_tail()}")
             time.sleep(POLL_SECONDS)
 
     def log_tail(self):
@@ -166,7 +171,8 @@ class Process:
         with open(self.log, "rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").splitlines()
-        return "\n".join("    " + line for line in lines[-LOG_TAIL_LINES:])
+        return "\n".join([f"the end of {self.log}:",
+                          *("    " + line for line in lines[-LOG_TAIL_LINES:])])
 
     def stop(self, stop_signal, seconds):
         """Asks the daemon to end; kills it if it does not in time. Whether it

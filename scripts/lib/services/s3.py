@@ -14,6 +14,7 @@ import http.client
 import json
 import shutil
 import signal
+import sys
 import uuid
 
 from . import packages, sigv4
@@ -108,6 +109,9 @@ class S3(Component):
             self.start_mon()
             self.start_osd()
         else:
+            if self.conf.exists():
+                print("s3: the object daemon or the monitor ended without saving, or the port "
+                      "is another: an empty store is made", file=sys.stderr, flush=True)
             self.make_store()
 
     def make_store(self):

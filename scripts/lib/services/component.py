@@ -48,7 +48,8 @@ class Component:
         raise NotImplementedError
 
     def complete(self):
-        """What remains once the daemon answers; safe to repeat."""
+        """What remains to be done once, when the daemon answers for the first
+        time; safe to repeat."""
 
     def version(self):
         """Which version is installed, or None."""
@@ -74,18 +75,27 @@ class Component:
 
     def start(self):
         """Starts it and waits until it answers. Whether it had to be started."""
-        if self.process.pid() is not None:
-            try:
-                self.process.wait_ready(self.probe, self.ready_seconds)
-                return False
-            except Ended:
-                pass  # it was about to: somebody has just killed it
-        own_folder(self.data)
-        self.require_port(self.port)
-        self.prepare()
-        self.process.spawn(self.command())
-        self.process.wait_ready(self.probe, self.ready_seconds)
-        self.complete()
+        started = not self.is_running()
+        if started:
+            own_folder(self.data)
+            self.require_port(self.port)
+            self.prepare()
+            self.process.spawn(self.command())
+            self.process.wait_ready(self.probe, self.ready_seconds)
+        completed = self.data / "completed"
+        if not completed.exists():
+            self.complete()
+            completed.touch()
+        return started
+
+    def is_running(self):
+        """Whether it runs and answers; waits until it does."""
+        if self.process.pid() is None:
+            return False
+        try:
+            self.process.wait_ready(self.probe, self.ready_seconds)
+        except Ended:
+            return False  # somebody has just killed it
         return True
 
     def stop(self):
@@ -115,15 +125,15 @@ class Component:
             if time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
                 continue
-            raise Failed(f"{self.name}: port {port} of 127.0.0.1 is taken by a program that is not "
-                         f"of the instance {self.instance.name}: end that, or choose other ports "
+            raise Failed(f"{self.name}: port {port} of 127.0.0.1 is taken by a program that is "
+                         f"not of the instance {self.instance.name}: end that, or choose others "
                          "(scripts/services down, then THALWEG_SERVICES_PORT=N scripts/services up)")
 
 
-def program_version(name, *arguments, before="", after=None):
-    """What a program prints between two marks, or None if it is not there."""
+def program_version(name, *, before, after="\n"):
+    """What `name --version` prints between two marks, or None if the program
+    is not there."""
     path = packages.program(name)
     if path is None:
         return None
-    printed = run([path, *arguments], name, seconds=20).split("\n")[0]
-    return printed.partition(before)[2].partition(after)[0] if after else printed.partition(before)[2]
+    return run([path, "--version"], name, seconds=20).partition(before)[2].partition(after)[0]

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import socket
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def place(path):
         digest = hashlib.sha256(str(path).encode()).hexdigest()[:12]
         target = Path(f"/var/tmp/thalweg-services-{digest}")
         target.mkdir(mode=0o755, exist_ok=True)
-        path.symlink_to(target)
+        with contextlib.suppress(FileExistsError):  # somebody was faster
+            path.symlink_to(target)
     elsewhere = path.resolve()
     elsewhere.mkdir(mode=0o755, exist_ok=True)
     if elsewhere.stat().st_uid != os.geteuid():
@@ -102,6 +104,17 @@ class Instance:
         self.dir.mkdir(mode=0o755, exist_ok=True)
         if not self.exists() or self._wanted_base is not None:
             self._settle_base()
+
+    def remove(self):
+        """Gives the ports back and removes the folder."""
+        base = self.base()
+        if base is not None:
+            machine = machine_folder()
+            with locked(machine / "lock"):
+                claim = machine / str(base)
+                if claim.exists() and claim.read_text() == str(self.dir):
+                    claim.unlink()
+        shutil.rmtree(self.dir)
 
     def lock(self):
         """Held by commands that change the instance."""

@@ -86,17 +86,24 @@ def unpack(wheel, target):
     partial.rename(target)
 
 
+def missing(programs):
+    """The packages of those programs that are not there."""
+    return sorted({package for name, package in programs.items() if program(name) is None})
+
+
 def require(programs):
     """Installs what is missing of `programs` (program to Debian package)."""
-    missing = sorted({package for name, package in programs.items() if program(name) is None})
-    if not missing:
+    wanted = missing(programs)
+    if not wanted:
         return
     if os.geteuid() != 0 or program("apt-get") is None:
-        raise Failed(f"missing: {' '.join(missing)} (Debian: sudo apt-get install "
-                     f"--no-install-recommends {' '.join(missing)})")
+        raise Failed(f"missing: {' '.join(wanted)} (Debian: sudo apt-get install "
+                     f"--no-install-recommends {' '.join(wanted)})")
     with instance.locked(instance.machine_folder() / "apt-lock"):
-        install(missing)
-    still = sorted({p for name, p in programs.items() if program(name) is None})
+        wanted = missing(programs)  # another may have installed them meanwhile
+        if wanted:
+            install(wanted)
+    still = missing(programs)
     if still:
         raise Failed(f"apt-get installed {' '.join(still)}, but its programs are not there")
 

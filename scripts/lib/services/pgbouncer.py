@@ -4,6 +4,10 @@ Debian's own: 1.18 on bookworm. It is the strictest that people still have: it
 follows no prepared statements (1.21 and later do), so what works here works
 with every later one. Every database name is passed on, for each test has a
 database of its own, and every role that PostgreSQL knows may enter.
+
+A client that parses an unnamed statement and waits for the answer before it
+binds, as sqlx does, must be in a transaction: else another client's statement
+may be the one that is bound. That is so with the latest version, too.
 """
 
 import signal
@@ -35,6 +39,8 @@ server_idle_timeout = 10
 ; A PostgreSQL that was away is tried again at once, not after 15 s.
 server_login_retry = 1
 ignore_startup_parameters = extra_float_digits
+log_connections = 0
+log_disconnections = 0
 """
 
 
@@ -63,7 +69,7 @@ class PgBouncer(Component):
         return None
 
     def version(self):
-        version = program_version("pgbouncer", "--version", before="PgBouncer ")
+        version = program_version("pgbouncer", before="PgBouncer ")
         return None if version is None else f"PgBouncer {version}, transaction mode"
 
     def variables(self):

@@ -25,7 +25,7 @@ class Redis(Component):
         return None if answer.startswith(b"+PONG") else answer.decode(errors="replace").strip()
 
     def version(self):
-        version = program_version("redis-server", "--version", before="v=", after=" ")
+        version = program_version("redis-server", before="v=", after=" ")
         return None if version is None else f"Redis {version}"
 
     def variables(self):

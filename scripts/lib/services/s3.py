@@ -135,7 +135,7 @@ class S3(Component):
 
     def ceph(self, name, *arguments):
         return run([packages.program(name), "-c", self.conf, *arguments],
-                   f"{name} {arguments[0]}", seconds=60)
+                   f"{name} {' '.join(map(str, arguments))}", seconds=60)
 
     def start_mon(self):
         self.mon.spawn([packages.program("ceph-mon"), "-c", self.conf, "-f", "-i", "a"])
@@ -150,7 +150,8 @@ class S3(Component):
 
     def probe_osd(self):
         try:
-            state = json.loads(self.ceph("ceph", "--connect-timeout=10", "osd", "stat", "-f", "json"))
+            state = json.loads(self.ceph("ceph", "--connect-timeout=10", "osd", "stat",
+                                         "--format=json"))
         except Failed as e:
             return str(e)
         return None if state["num_up_osds"] == 1 else "the monitor does not call it up"
@@ -199,7 +200,7 @@ class S3(Component):
             daemon.log.unlink(missing_ok=True)
 
     def version(self):
-        version = program_version("radosgw", "--version", before="ceph version ", after=" ")
+        version = program_version("radosgw", before="ceph version ", after=" ")
         return None if version is None else f"radosgw {version}"
 
     def variables(self):

@@ -62,6 +62,8 @@ debug mon = 0/0
 ; One monitor has nobody to wait for; the default of 1 s is spent many times
 ; while pools are made.
 paxos propose interval = 0.05
+; Below this share of free disk, in percent, the monitor would end itself.
+mon data avail crit = 1
 mon data = {data}/mon
 
 [osd]
@@ -157,8 +159,9 @@ class S3(Component):
         return None if state["num_up_osds"] == 1 else "the monitor does not call it up"
 
     def command(self):
+        # Without tcp_nodelay each answer with a body waits 40 ms for an acknowledgement.
         return [packages.program("radosgw"), "-c", self.conf, "-f", "-n", "client.rgw.a",
-                f"--rgw-frontends=beast endpoint=127.0.0.1:{self.port}"]
+                f"--rgw-frontends=beast endpoint=127.0.0.1:{self.port} tcp_nodelay=1"]
 
     def probe(self):
         """Whether the gateway answers and the store behind it, too."""

@@ -125,9 +125,9 @@ class Component:
             if time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
                 continue
-            raise Failed(f"{self.name}: port {port} of 127.0.0.1 is taken by a program "
-                         f"that is not of the instance {self.instance.name}: end it, or choose others "
-                         "(scripts/services down, then THALWEG_SERVICES_PORT=N scripts/services up)")
+            raise Failed(f"{self.name}: port {port} of 127.0.0.1 is taken by a program that is "
+                         f"not of the instance {self.instance.name}: end it, or have other ports "
+                         "chosen (scripts/services down, then up)")
 
 
 def program_version(name, *, before, after="\n"):

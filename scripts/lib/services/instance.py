@@ -102,7 +102,7 @@ class Instance:
     def create(self):
         """Makes the folder and settles the ports."""
         self.dir.mkdir(mode=0o755, exist_ok=True)
-        if not self.exists() or self._wanted_base is not None:
+        if not self.exists() or self._wanted_base is not None or self._lost_its_ports():
             self._settle_base()
 
     def remove(self):
@@ -144,6 +144,12 @@ class Instance:
                 base = self._wanted(self._wanted_base)
             (machine / str(base)).write_text(str(self.dir))
             self._base_file.write_text(f"{base}\n")
+
+    def _lost_its_ports(self):
+        """Whether others took ports of the block while the instance was down."""
+        base = self.base()
+        return (not any(self.dir.glob("*.pid"))
+                and not all(is_free(p) for p in range(base, base + BLOCK)))
 
     def _wanted(self, text):
         if not text.isdigit() or not 1024 <= int(text) <= 65535 - BLOCK:

@@ -257,6 +257,15 @@ CREATE TABLE thalweg.canaries (
     PRIMARY KEY (space_key, digest)
 );
 
+-- One term of the transaction's tenant, as a query. Quoted, for the term may
+-- be anybody's: unquoted it could ask for another tenant's as well.
+CREATE FUNCTION thalweg.lexeme(of_tier smallint, term text) RETURNS tsquery
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT ('''' || thalweg.current_tenant() || 'k' || of_tier
+            || replace(replace(term, '\', '\\'), '''', '''''') || '''')::tsquery
+$$;
+
 -- The chunks of one tenant's tier that hold each term, the newest first, one
 -- row per term. It answers for `thalweg_reader`, who may not use the index
 -- himself: under row-level security PostgreSQL applies an operator that is
@@ -269,7 +278,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT w.term, ARRAY(
         SELECT c.chunk_key FROM thalweg.chunks c
-        WHERE c.terms @@ ('''' || thalweg.current_tenant() || 'k' || of_tier || w.term || '''')::tsquery
+        WHERE c.terms @@ thalweg.lexeme(of_tier, w.term)
         ORDER BY c.chunk_key DESC LIMIT most)
     FROM unnest(wanted) AS w(term)
 $$;
@@ -282,7 +291,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT w.term, (
         SELECT count(*) FROM thalweg.chunks c
-        WHERE c.terms @@ ('''' || thalweg.current_tenant() || 'k' || of_tier || w.term || '''')::tsquery)
+        WHERE c.terms @@ thalweg.lexeme(of_tier, w.term))
     FROM unnest(wanted) AS w(term)
 $$;
 REVOKE ALL ON FUNCTION thalweg.postings, thalweg.document_counts FROM PUBLIC;
@@ -296,9 +305,12 @@ BEGIN
 EXCEPTION WHEN duplicate_object OR unique_violation THEN
     NULL; -- another database's migration was quicker; roles belong to the server
 END $$;
+-- From version 16 on, who made a role may grant it but not yet take it on.
 DO $$
 BEGIN
-    IF NOT pg_has_role(current_user, 'thalweg_reader', 'MEMBER') THEN
+    IF NOT pg_has_role(current_user, 'thalweg_reader',
+                       CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+    THEN
         GRANT thalweg_reader TO CURRENT_USER;
     END IF;
 END $$;

@@ -286,6 +286,11 @@ answered_by_each! {
     /// Vectors of a space. Reads the keys of all of them.
     pub async fn vectors_in(&self, space_key: i64) -> Result<u64, StoreError>;
 
+    /// Does what makes searches of large tenants fast, where the database needs
+    /// it done: builds approximate indexes over what has come since the last
+    /// time. Returns how many. Streams go on meanwhile.
+    pub async fn maintain(&self, now_ms: i64) -> Result<u64, StoreError>;
+
     /// Every table with its number of rows, by name. Reads all of them.
     pub async fn inventory(&self) -> Result<Vec<TableCount>, StoreError>;
 

@@ -59,11 +59,14 @@ pub struct VectorIndex {
     /// Candidates looked at in a search, at least.
     #[schemars(range(min = 10, max = 1000))]
     pub ef_search: u32,
+    /// Memory that PostgreSQL may take to build one, for `prepared_statements`
+    /// only.
+    pub build_memory: ByteSize,
 }
 
 impl Default for VectorIndex {
     fn default() -> Self {
-        Self { above: 10_000, m: 16, ef_construction: 64, ef_search: 200 }
+        Self { above: 10_000, m: 16, ef_construction: 64, ef_search: 200, build_memory: ByteSize::mib(256) }
     }
 }
 
@@ -101,7 +104,7 @@ impl Settings {
             "connections",
             "must be at least 2: one writes, one searches",
         )?;
-        let VectorIndex { above, m, ef_construction, ef_search } = self.index;
+        let VectorIndex { above, m, ef_construction, ef_search, build_memory: _ } = self.index;
         SettingError::unless(above >= 1, "index.above", "must be at least 1")?;
         SettingError::unless((2..=100).contains(&m), "index.m", "must be 2 to 100")?;
         SettingError::unless(

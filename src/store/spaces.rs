@@ -30,6 +30,12 @@ impl SpaceState {
         }
     }
 
+    /// Whether its vectors are compared in searches, by everyone or to compare
+    /// models.
+    pub(super) fn is_searched(self) -> bool {
+        matches!(self, Self::Live | Self::Shadow)
+    }
+
     pub(super) fn parse(name: &str) -> Result<Self, StoreError> {
         [Self::Building, Self::Shadow, Self::Live, Self::Retired]
             .into_iter()

@@ -19,7 +19,7 @@ impl PostgresStore {
             .bind(artifact.location.clone())
             .bind(artifact.created_ms)
             .bind(artifact.meta.clone())
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("registering an artifact")?;
         session.commit("registering an artifact").await?;
@@ -29,12 +29,12 @@ impl PostgresStore {
     pub async fn dictionary_users(&self, digest: &str) -> Result<Vec<String>, StoreError> {
         let mut session = self.read().await?;
         session
-            .scalar(
+            .query(
                 "SELECT name FROM thalweg.artifacts
                  WHERE kind = 'segment' AND meta::json ->> 'dictionary' = $1 ORDER BY name",
             )
             .bind(digest.to_owned())
-            .fetch_all(session.connection())
+            .scalars(&mut session)
             .await
             .doing("reading the segments of a dictionary")
     }
@@ -42,8 +42,8 @@ impl PostgresStore {
     pub async fn artifacts(&self) -> Result<Vec<ArtifactRow>, StoreError> {
         let mut session = self.read().await?;
         session
-            .query_as("SELECT * FROM thalweg.artifacts ORDER BY created_ms, digest")
-            .fetch_all(session.connection())
+            .query("SELECT * FROM thalweg.artifacts ORDER BY created_ms, digest")
+            .all(&mut session)
             .await
             .doing("reading the artifacts")
     }

@@ -10,9 +10,9 @@ impl PostgresStore {
     pub async fn canaries(&self, space_key: i64) -> Result<HashMap<[u8; 32], Vec<f32>>, StoreError> {
         let mut session = self.read().await?;
         let recorded: Vec<(Vec<u8>, Vec<u8>)> = session
-            .query_as("SELECT digest, vector FROM thalweg.canaries WHERE space_key = $1")
+            .query("SELECT digest, vector FROM thalweg.canaries WHERE space_key = $1")
             .bind(space_key)
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("reading the canaries")?;
         Ok(recorded
@@ -40,7 +40,7 @@ impl PostgresStore {
             .bind(digests)
             .bind(bytes)
             .bind(now_ms)
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("recording canaries")?;
         session.commit("recording canaries").await

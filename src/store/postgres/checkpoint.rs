@@ -14,7 +14,7 @@ impl PostgresStore {
     ) -> Result<Lease, StoreError> {
         let mut session = self.begin().await?;
         let lease = session
-            .query_as(
+            .query(
                 "INSERT INTO thalweg.checkpoints AS c
                      (pipeline, stream, epoch, start_offset, next_offset, updated_ms)
                  VALUES ($1, $2, 1, $3, $3, $4)
@@ -25,7 +25,7 @@ impl PostgresStore {
             .bind(stream)
             .bind(start_offset.cast_signed())
             .bind(now_ms)
-            .fetch_one(session.connection())
+            .one(&mut session)
             .await
             .doing("acquiring a stream")?;
         session.commit("acquiring a stream").await?;
@@ -35,10 +35,10 @@ impl PostgresStore {
     pub async fn counts(&self, pipeline: &str, stream: &str) -> Result<Option<Checkpoint>, StoreError> {
         let mut session = self.read().await?;
         session
-            .query_as("SELECT * FROM thalweg.checkpoints WHERE pipeline = $1 AND stream = $2")
+            .query("SELECT * FROM thalweg.checkpoints WHERE pipeline = $1 AND stream = $2")
             .bind(pipeline)
             .bind(stream)
-            .fetch_optional(session.connection())
+            .optional(&mut session)
             .await
             .doing("reading a checkpoint")
     }
@@ -46,8 +46,8 @@ impl PostgresStore {
     pub async fn checkpoints(&self) -> Result<Vec<(String, String, Checkpoint)>, StoreError> {
         let mut session = self.read().await?;
         let leases: Vec<Lease> = session
-            .query_as("SELECT * FROM thalweg.checkpoints ORDER BY pipeline, stream")
-            .fetch_all(session.connection())
+            .query("SELECT * FROM thalweg.checkpoints ORDER BY pipeline, stream")
+            .all(&mut session)
             .await
             .doing("reading the checkpoints")?;
         Ok(leases.into_iter().map(|lease| (lease.pipeline, lease.stream, lease.checkpoint)).collect())

@@ -86,13 +86,13 @@ impl PostgresStore {
                  ON CONFLICT (name) DO NOTHING",
             )
             .bind(&unknown)
-            .execute(session.connection())
+            .run(session)
             .await
             .doing("naming tenants")?;
         let found: Vec<(String, i64)> = session
-            .query_as("SELECT name, tenant_key FROM thalweg.tenants WHERE name = ANY($1)")
+            .query("SELECT name, tenant_key FROM thalweg.tenants WHERE name = ANY($1)")
             .bind(&unknown)
-            .fetch_all(session.connection())
+            .all(session)
             .await
             .doing("naming tenants")?;
         keys.extend(found.into_iter().map(|(name, key)| (original(name), key)));
@@ -105,9 +105,9 @@ impl PostgresStore {
 pub(super) async fn check_live(session: &mut Session, space_key: i64) -> Result<(), StoreError> {
     // Held against a switch until the commit.
     let live: Option<bool> = session
-        .scalar("SELECT state = 'live' FROM thalweg.spaces WHERE space_key = $1 FOR SHARE")
+        .query("SELECT state = 'live' FROM thalweg.spaces WHERE space_key = $1 FOR SHARE")
         .bind(space_key)
-        .fetch_optional(session.connection())
+        .optional_scalar(session)
         .await
         .doing("looking for the live space")?;
     if live == Some(true) { Ok(()) } else { Err(StoreError::NotLive { space_key }) }
@@ -138,7 +138,7 @@ async fn move_checkpoint(
         .bind(lease.stream.clone())
         .bind(lease.epoch.cast_signed())
         .bind(batch.from.cast_signed())
-        .execute(session.connection())
+        .run(session)
         .await
         .doing("moving a checkpoint")?;
     if moved.rows_affected() == 1 {
@@ -153,17 +153,17 @@ async fn move_checkpoint(
 
 pub(super) async fn batch_key(session: &mut Session, batch: &Batch) -> Result<i64, StoreError> {
     let known: Option<i64> = session
-        .scalar("SELECT batch_key FROM thalweg.batches WHERE batch_tag = $1 AND config_digest = $2")
+        .query("SELECT batch_key FROM thalweg.batches WHERE batch_tag = $1 AND config_digest = $2")
         .bind(stored(&batch.batch_tag).into_owned())
         .bind(batch.config_digest.clone())
-        .fetch_optional(session.connection())
+        .optional_scalar(session)
         .await
         .doing("naming a batch")?;
     if let Some(key) = known {
         return Ok(key);
     }
     session
-        .scalar(
+        .query(
             "INSERT INTO thalweg.batches (batch_tag, config_digest, created_ms) VALUES ($1, $2, $3)
              ON CONFLICT (batch_tag, config_digest) DO UPDATE SET batch_tag = excluded.batch_tag
              RETURNING batch_key",
@@ -171,7 +171,7 @@ pub(super) async fn batch_key(session: &mut Session, batch: &Batch) -> Result<i6
         .bind(stored(&batch.batch_tag).into_owned())
         .bind(batch.config_digest.clone())
         .bind(batch.now_ms)
-        .fetch_one(session.connection())
+        .scalar(session)
         .await
         .doing("naming a batch")
 }

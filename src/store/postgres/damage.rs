@@ -9,9 +9,9 @@ impl PostgresStore {
     pub async fn damage(&self, stream: &str) -> Result<Vec<Damage>, StoreError> {
         let mut session = self.read().await?;
         session
-            .query_as("SELECT * FROM thalweg.damage WHERE stream = $1 ORDER BY first_offset, id")
+            .query("SELECT * FROM thalweg.damage WHERE stream = $1 ORDER BY first_offset, id")
             .bind(stream.to_owned())
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("reading the damage")
     }
@@ -27,7 +27,7 @@ impl PostgresStore {
         session
             .query("DELETE FROM thalweg.damage WHERE stream = $1 AND settled_ms IS NULL")
             .bind(stream.to_owned())
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("settling damage")?;
         insert(&mut session, stream, settled).await?;
@@ -51,7 +51,7 @@ async fn insert(session: &mut Session, stream: &str, rows: &[Damage]) -> Result<
             .bind(stored(&damage.detail).into_owned())
             .bind(damage.found_ms)
             .bind(damage.settled_ms)
-            .execute(session.connection())
+            .run(session)
             .await
             .doing("remembering damage")?;
     }

@@ -10,7 +10,7 @@ impl PostgresStore {
         let kept = |text: &str| stored(text).into_owned();
         let mut session = self.begin().await?;
         let id = session
-            .scalar(
+            .query(
                 "INSERT INTO thalweg.dead_letters (at_ms, pipeline, source, peer, stream, \"offset\",
                      frame_index, byte_offset, code, message, payload)
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id",
@@ -26,7 +26,7 @@ impl PostgresStore {
             .bind(kept(&letter.code))
             .bind(kept(&letter.message))
             .bind(letter.payload.clone())
-            .fetch_one(session.connection())
+            .scalar(&mut session)
             .await
             .doing("keeping a dead letter")?;
         session.commit("keeping a dead letter").await?;
@@ -41,14 +41,14 @@ impl PostgresStore {
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let mut session = self.read().await?;
         let rows: Vec<DeadLetterRow> = session
-            .query_as(
+            .query(
                 "SELECT * FROM thalweg.dead_letters WHERE id > $1 AND ($2::text IS NULL OR state = $2)
                  ORDER BY id LIMIT $3",
             )
             .bind(after)
             .bind(state.map(DeadLetterState::as_str))
             .bind(i64::from(limit))
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("reading the dead letters")?;
         Ok(rows.into_iter().map(|row| DeadLetter::from(row.map_texts(original))).collect())
@@ -57,9 +57,9 @@ impl PostgresStore {
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
         let mut session = self.read().await?;
         let row: Option<DeadLetterRow> = session
-            .query_as("SELECT * FROM thalweg.dead_letters WHERE id = $1")
+            .query("SELECT * FROM thalweg.dead_letters WHERE id = $1")
             .bind(id)
-            .fetch_optional(session.connection())
+            .optional(&mut session)
             .await
             .doing("reading a dead letter")?;
         Ok(row.map(|row| DeadLetter::from(row.map_texts(original))))
@@ -74,7 +74,7 @@ impl PostgresStore {
             )
             .bind(now_ms)
             .bind(id)
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("marking a dead letter")?;
         session.commit("marking a dead letter").await?;

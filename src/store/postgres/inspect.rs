@@ -10,8 +10,8 @@ impl PostgresStore {
     pub async fn schema_version(&self) -> Result<i64, StoreError> {
         let mut session = self.read().await?;
         session
-            .scalar("SELECT coalesce(max(version), 0) FROM thalweg.migrations WHERE success")
-            .fetch_one(session.connection())
+            .query("SELECT coalesce(max(version), 0) FROM thalweg.migrations")
+            .scalar(&mut session)
             .await
             .doing("reading the schema's version")
     }
@@ -20,8 +20,8 @@ impl PostgresStore {
         let table = self.vector_table(space_key).await?;
         let mut session = self.read().await?;
         session
-            .scalar::<i64>(AssertSqlSafe(format!("SELECT count(*) FROM {}", table.name())))
-            .fetch_one(session.connection())
+            .query(AssertSqlSafe(format!("SELECT count(*) FROM {}", table.name())))
+            .scalar::<i64>(&mut session)
             .await
             .map(i64::cast_unsigned)
             .doing("counting vectors")
@@ -30,19 +30,19 @@ impl PostgresStore {
     pub async fn inventory(&self) -> Result<Vec<TableCount>, StoreError> {
         let mut session = self.read().await?;
         let tables: Vec<String> = session
-            .scalar(
+            .query(
                 "SELECT tablename::text FROM pg_tables WHERE schemaname = 'thalweg' AND tablename <> 'migrations'
                  ORDER BY tablename",
             )
-            .fetch_all(session.connection())
+            .scalars(&mut session)
             .await
             .doing("listing tables")?;
         let mut counts = Vec::with_capacity(tables.len());
         for table in tables {
             let rows = session
-                .scalar::<i64>(AssertSqlSafe(format!("SELECT count(*) FROM thalweg.\"{table}\"")))
-                .persistent(false)
-                .fetch_one(session.connection())
+                .query(AssertSqlSafe(format!("SELECT count(*) FROM thalweg.\"{table}\"")))
+                .planned_anew()
+                .scalar::<i64>(&mut session)
                 .await
                 .doing("counting rows")?
                 .cast_unsigned();
@@ -54,11 +54,11 @@ impl PostgresStore {
     pub async fn database_bytes(&self) -> Result<u64, StoreError> {
         let mut session = self.read().await?;
         session
-            .scalar::<i64>(
+            .query(
                 "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c
                  WHERE c.relnamespace = 'thalweg'::regnamespace AND c.relkind = 'r'",
             )
-            .fetch_one(session.connection())
+            .scalar::<i64>(&mut session)
             .await
             .map(i64::cast_unsigned)
             .doing("measuring the database")

@@ -51,9 +51,9 @@ impl PostgresStore {
         }
         let mut session = self.read().await?;
         let key: Option<i64> = session
-            .scalar("SELECT tenant_key FROM thalweg.tenants WHERE name = $1")
+            .query("SELECT tenant_key FROM thalweg.tenants WHERE name = $1")
             .bind(stored(name).into_owned())
-            .fetch_optional(session.connection())
+            .optional_scalar(&mut session)
             .await
             .doing("looking up a tenant")?;
         if let Some(key) = key {
@@ -67,12 +67,12 @@ impl Session {
     /// The tenant's partitions that the query asks for.
     async fn partitions(&mut self, tenant_key: i64, query: &Query) -> Result<Vec<Partition>, StoreError> {
         let mut partitions: Vec<Partition> = self
-            .query_as(
+            .query(
                 "SELECT tier::bigint, chunks, terms, generation FROM thalweg.partitions
                  WHERE tenant_key = $1 ORDER BY tier",
             )
             .bind(tenant_key)
-            .fetch_all(self.connection())
+            .all(self)
             .await
             .doing("looking up a tenant")?;
         partitions.retain(|partition| query.asks_for(partition.tier));
@@ -120,11 +120,11 @@ impl Lists for OfTenant {
         let wanted: Vec<String> = terms.iter().map(|term| (*term).to_owned()).collect();
         let mut session = self.session.lock().await;
         let found: Vec<(String, Vec<i64>)> = session
-            .query_as("SELECT term, chunk_keys FROM thalweg.postings($1, $2, $3)")
+            .query("SELECT term, chunk_keys FROM thalweg.postings($1, $2, $3)")
             .bind(small(tier))
             .bind(&wanted)
             .bind(most.cast_signed())
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("matching words")?;
         let mut found: HashMap<String, Vec<i64>> = found.into_iter().collect();
@@ -135,10 +135,10 @@ impl Lists for OfTenant {
         let wanted: Vec<String> = terms.iter().map(|term| (*term).to_owned()).collect();
         let mut session = self.session.lock().await;
         let counted: Vec<(String, i64)> = session
-            .query_as("SELECT term, chunks FROM thalweg.document_counts($1, $2)")
+            .query("SELECT term, chunks FROM thalweg.document_counts($1, $2)")
             .bind(small(tier))
             .bind(wanted)
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("counting words")?;
         Ok(counted.into_iter().map(|(term, count)| (term, count.cast_unsigned())).collect())
@@ -147,7 +147,7 @@ impl Lists for OfTenant {
     async fn passing(&self, tier: i64, filter: &Filter) -> Result<Vec<i64>, StoreError> {
         let mut session = self.session.lock().await;
         session
-            .scalar(
+            .query(
                 "SELECT c.chunk_key FROM thalweg.records r JOIN thalweg.chunks c USING (record_key)
                  WHERE r.tenant_key = $1 AND r.tier = $2 AND ($3::text IS NULL OR r.session = $3)
                    AND r.ts_ms >= $4 AND r.ts_ms < $5 ORDER BY c.chunk_key",
@@ -158,8 +158,8 @@ impl Lists for OfTenant {
             .bind(filter.from_ms)
             .bind(filter.until_ms)
             // Planned each time, for it depends on what is asked.
-            .persistent(false)
-            .fetch_all(session.connection())
+            .planned_anew()
+            .scalars(&mut session)
             .await
             .doing("filtering records")
     }
@@ -167,9 +167,9 @@ impl Lists for OfTenant {
     async fn texts(&self, chunk_keys: &[i64]) -> Result<Vec<(i64, String)>, StoreError> {
         let mut session = self.session.lock().await;
         let texts: Vec<(i64, String)> = session
-            .query_as("SELECT chunk_key, text FROM thalweg.chunks WHERE chunk_key = ANY($1)")
+            .query("SELECT chunk_key, text FROM thalweg.chunks WHERE chunk_key = ANY($1)")
             .bind(chunk_keys.to_vec())
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("reading texts")?;
         Ok(texts.into_iter().map(|(key, text)| (key, original(text))).collect())
@@ -178,9 +178,9 @@ impl Lists for OfTenant {
     async fn record_keys(&self, chunk_keys: &[i64]) -> Result<HashMap<i64, i64>, StoreError> {
         let mut session = self.session.lock().await;
         let pairs: Vec<(i64, i64)> = session
-            .query_as("SELECT chunk_key, record_key FROM thalweg.chunks WHERE chunk_key = ANY($1)")
+            .query("SELECT chunk_key, record_key FROM thalweg.chunks WHERE chunk_key = ANY($1)")
             .bind(chunk_keys.to_vec())
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("reading hits")?;
         Ok(pairs.into_iter().collect())
@@ -189,7 +189,7 @@ impl Lists for OfTenant {
     async fn hits(&self, chunk_keys: &[i64]) -> Result<Vec<HitRow>, StoreError> {
         let mut session = self.session.lock().await;
         let rows: Vec<HitRow> = session
-            .query_as(
+            .query(
                 "SELECT c.chunk_key, c.text, c.chunk::bigint, c.start_byte::bigint, c.end_byte::bigint,
                         r.record_id, r.ts_ms, t.name AS tenant, r.session, r.source, r.tier::bigint,
                         r.attrs::text AS attrs, r.stream, r.\"offset\", b.config_digest, b.batch_tag,
@@ -207,7 +207,7 @@ impl Lists for OfTenant {
             )
             .bind(chunk_keys.to_vec())
             .bind(self.tenant_key)
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("reading hits")?;
         Ok(rows.into_iter().map(|row| row.map_texts(original)).collect())

@@ -23,7 +23,7 @@ pub(super) async fn put(
             .bind(stream.to_owned())
             .bind(range.start.cast_signed())
             .bind(range.end.cast_signed())
-            .execute(session.connection())
+            .run(session)
             .await
             .doing("remembering lost offsets")?;
     }
@@ -41,7 +41,7 @@ pub(super) async fn take_back(
     let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return Ok(()) };
     let doing = "taking back lost offsets";
     let rows: Vec<(i64, i64)> = session
-        .query_as(
+        .query(
             "DELETE FROM thalweg.lost
              WHERE pipeline = $1 AND stream = $2 AND first_offset <= $3 AND next_offset > $4
              RETURNING first_offset, next_offset",
@@ -50,7 +50,7 @@ pub(super) async fn take_back(
         .bind(stream.to_owned())
         .bind(last.cast_signed())
         .bind(first.cast_signed())
-        .fetch_all(session.connection())
+        .all(session)
         .await
         .doing(doing)?;
     let (mut left, mut lost) = (Vec::new(), 0u64);
@@ -69,7 +69,7 @@ pub(super) async fn take_back(
         .bind(back.cast_signed())
         .bind(pipeline.to_owned())
         .bind(stream.to_owned())
-        .execute(session.connection())
+        .run(session)
         .await
         .doing(doing)?;
     Ok(())

@@ -1,6 +1,6 @@
 //! Building a space beside the live one, and changing over.
 
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::AssertSqlSafe;
 
 use super::text::original;
 use super::vectors::VectorTable;
@@ -18,8 +18,8 @@ impl PostgresStore {
             table.name()
         );
         let (chunks, tokens): (i64, i64) = session
-            .query_as(AssertSqlSafe(statement))
-            .fetch_one(session.connection())
+            .query(AssertSqlSafe(statement))
+            .one(&mut session)
             .await
             .doing("counting what a space lacks")?;
         Ok(Missing { chunks: chunks.cast_unsigned(), tokens: tokens.cast_unsigned() })
@@ -36,8 +36,8 @@ impl PostgresStore {
         let mut session = self.begin().await?;
         // Waits for every commit that has found the live space to be live.
         let states: Vec<(i64, String)> = session
-            .query_as("SELECT space_key, state FROM thalweg.spaces ORDER BY space_key FOR UPDATE")
-            .fetch_all(session.connection())
+            .query("SELECT space_key, state FROM thalweg.spaces ORDER BY space_key FOR UPDATE")
+            .all(&mut session)
             .await
             .doing("switching spaces")?;
         match states.iter().find(|(key, _)| *key == space_key).map(|(_, state)| state.as_str()) {
@@ -60,7 +60,7 @@ impl PostgresStore {
         let retired = session
             .query("UPDATE thalweg.spaces SET state = 'retired' WHERE space_key = $1 AND state <> 'live'")
             .bind(space_key)
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("retiring a space")?;
         if retired.rows_affected() == 0 {
@@ -68,12 +68,11 @@ impl PostgresStore {
         }
         let doing = "deleting the vectors of a space";
         let count = format!("SELECT count(*) FROM thalweg.vectors_{space_key}");
-        let deleted: i64 =
-            session.scalar(AssertSqlSafe(count)).fetch_one(session.connection()).await.doing(doing)?;
+        let deleted: i64 = session.query(AssertSqlSafe(count)).scalar(&mut session).await.doing(doing)?;
         let indexes: Vec<String> = session
-            .scalar("DELETE FROM thalweg.vector_indexes WHERE space_key = $1 RETURNING name")
+            .query("DELETE FROM thalweg.vector_indexes WHERE space_key = $1 RETURNING name")
             .bind(space_key)
-            .fetch_all(session.connection())
+            .scalars(&mut session)
             .await
             .doing(doing)?;
         let drops: String =
@@ -82,7 +81,7 @@ impl PostgresStore {
             "{drops} TRUNCATE thalweg.vectors_{space_key};
              DELETE FROM thalweg.canaries WHERE space_key = {space_key};"
         );
-        session.connection().execute(AssertSqlSafe(empty)).await.doing(doing)?;
+        session.script(empty).await.doing(doing)?;
         session.commit("retiring a space").await?;
         self.forget_spaces();
         Ok(deleted.cast_unsigned())
@@ -91,7 +90,7 @@ impl PostgresStore {
     pub async fn sample_chunks(&self, count: u32, seed: i64) -> Result<Vec<Sample>, StoreError> {
         let mut session = self.read().await?;
         let samples: Vec<Sample> = session
-            .query_as(
+            .query(
                 "SELECT t.name AS tenant, r.stream, r.\"offset\", c.text FROM thalweg.chunks c
                  JOIN thalweg.records r USING (record_key)
                  JOIN thalweg.tenants t ON t.tenant_key = r.tenant_key
@@ -102,7 +101,7 @@ impl PostgresStore {
             )
             .bind(i64::from(count))
             .bind(seed)
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("sampling chunks")?;
         let unescaped = |s: Sample| Sample { tenant: original(s.tenant), text: original(s.text), ..s };
@@ -114,9 +113,9 @@ impl Session {
     /// Vectors that the live space has and `table` lacks.
     async fn behind_live(&mut self, table: &VectorTable) -> Result<u64, StoreError> {
         let live: Option<i64> = self
-            .scalar("SELECT space_key FROM thalweg.spaces WHERE state = 'live' AND space_key <> $1")
+            .query("SELECT space_key FROM thalweg.spaces WHERE state = 'live' AND space_key <> $1")
             .bind(table.space_key)
-            .fetch_optional(self.connection())
+            .optional_scalar(self)
             .await
             .doing("comparing spaces")?;
         let Some(live) = live else { return Ok(0) };
@@ -125,8 +124,8 @@ impl Session {
                  SELECT FROM {} v WHERE v.tenant_key = l.tenant_key AND v.tier = l.tier AND v.chunk_key = l.chunk_key)",
             table.name()
         );
-        self.scalar::<i64>(AssertSqlSafe(statement))
-            .fetch_one(self.connection())
+        self.query(AssertSqlSafe(statement))
+            .scalar::<i64>(self)
             .await
             .map(i64::cast_unsigned)
             .doing("comparing spaces")

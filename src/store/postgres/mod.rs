@@ -15,11 +15,10 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions};
-use sqlx::query::{Query, QueryAs, QueryScalar};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, SqlSafeStr, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgPool};
 
-use self::copy::CopyRows;
+use self::session::Session;
 use self::vectors::{Element, VectorTable};
 use super::error::{Doing, StoreError};
 use super::frequencies::Frequencies;
@@ -33,6 +32,8 @@ mod commit;
 mod copy;
 mod damage;
 mod dead_letters;
+mod index_plan;
+mod indexes;
 mod inspect;
 mod lists;
 mod lost;
@@ -41,7 +42,9 @@ mod nearest;
 mod new_rows;
 mod progress;
 mod replay;
+mod schema;
 mod segments;
+mod session;
 mod spaces;
 mod spending;
 mod stored;
@@ -104,7 +107,7 @@ impl PostgresStore {
             .connect_with(options)
             .await
             .map_err(|e| failed(e.into()))?;
-        migrate(&pool).await.map_err(|e| failed(e.into()))?;
+        schema::migrate(&pool).await.map_err(|e| failed(e.into()))?;
         let element = Element::available(&pool, settings.vectors).await?;
         if element == Element::Jsonb {
             tracing::warn!(
@@ -169,7 +172,7 @@ impl PostgresStore {
     async fn session(&self, begin: String) -> Result<Session, StoreError> {
         let transaction =
             self.inner.pool.begin_with(AssertSqlSafe(begin)).await.doing("beginning a transaction")?;
-        Ok(Session { transaction, prepared: self.settings().prepared_statements })
+        Ok(Session::new(transaction, self.settings().prepared_statements))
     }
 
     /// A key below which no row can be committed any more: whoever draws keys
@@ -178,10 +181,10 @@ impl PostgresStore {
         let mut session =
             self.session(format!("BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {DRAWING_KEYS})")).await?;
         session
-            .scalar(
+            .query(
                 "SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM thalweg.chunk_keys",
             )
-            .fetch_one(session.connection())
+            .scalar(&mut session)
             .await
             .doing("reading the last key")
     }
@@ -193,64 +196,6 @@ impl PostgresStore {
     /// Only for keys whose transaction has committed.
     fn remember_tenants(&self, tenants: HashMap<String, i64>) {
         self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).extend(tenants);
-    }
-}
-
-/// Changes the schema, one process at a time, all or nothing.
-async fn migrate(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let mut migrator = sqlx::migrate!("migrations/postgres");
-    migrator.create_schema("thalweg");
-    migrator.dangerous_set_table_name("thalweg.migrations");
-    // The migrator's own lock is a session's, which a pooler does not keep.
-    migrator.set_locking(false);
-    let lock = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {MIGRATING})");
-    let mut transaction = pool.begin_with(AssertSqlSafe(lock)).await?;
-    migrator.run_direct(None, &mut *transaction, false).await?;
-    transaction.commit().await
-}
-
-/// One transaction. Dropped, it is rolled back.
-struct Session {
-    transaction: Transaction<'static, Postgres>,
-    prepared: bool,
-}
-
-impl Session {
-    fn connection(&mut self) -> &mut PgConnection {
-        &mut self.transaction
-    }
-
-    fn query(&self, sql: impl SqlSafeStr) -> Query<'static, Postgres, PgArguments> {
-        sqlx::query(sql).persistent(self.prepared)
-    }
-
-    fn query_as<T>(&self, sql: impl SqlSafeStr) -> QueryAs<'static, Postgres, T, PgArguments>
-    where
-        T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
-    {
-        sqlx::query_as(sql).persistent(self.prepared)
-    }
-
-    fn scalar<T>(&self, sql: impl SqlSafeStr) -> QueryScalar<'static, Postgres, T, PgArguments>
-    where
-        (T,): for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
-    {
-        sqlx::query_scalar(sql).persistent(self.prepared)
-    }
-
-    /// Copies rows into `target`, a table or a table with a list of columns.
-    async fn copy(&mut self, target: &str, rows: CopyRows) -> Result<(), sqlx::Error> {
-        if rows.rows() == 0 {
-            return Ok(());
-        }
-        let statement = format!("COPY {target} FROM STDIN (FORMAT BINARY)");
-        let mut copy = self.transaction.copy_in_raw(&statement).await?;
-        copy.send(rows.finish()).await?;
-        copy.finish().await.map(drop)
-    }
-
-    async fn commit(self, doing: &'static str) -> Result<(), StoreError> {
-        self.transaction.commit().await.doing(doing)
     }
 }
 

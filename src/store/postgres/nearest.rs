@@ -8,8 +8,8 @@
 
 use sqlx::{AssertSqlSafe, Row};
 
-use super::Session;
 use super::lists::OfTenant;
+use super::session::{Session, Statement};
 use super::text::stored;
 use super::vectors::{Element, VectorTable, parse_json, small};
 use crate::store::error::{Doing, StoreError};
@@ -70,9 +70,6 @@ struct OfPartition<'a> {
     depth: usize,
 }
 
-/// A statement with its parameters so far.
-type Statement = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
 impl OfPartition<'_> {
     /// Every vector.
     async fn exact(&self, session: &mut Session) -> Result<Vec<Near>, StoreError> {
@@ -124,7 +121,7 @@ impl OfPartition<'_> {
             .bind(self.query.to_vec())
             .bind(self.tenant_key)
             .bind(small(self.tier));
-        let rows = bind(query).fetch_all(session.connection()).await.doing("scanning vectors")?;
+        let rows = bind(query).rows(session).await.doing("scanning vectors")?;
         rows.iter().map(near).collect()
     }
 
@@ -142,7 +139,7 @@ impl OfPartition<'_> {
             .bind(Vec::<f32>::new())
             .bind(self.tenant_key)
             .bind(small(self.tier));
-        let rows = bind(query).fetch_all(session.connection()).await.doing("scanning vectors")?;
+        let rows = bind(query).rows(session).await.doing("scanning vectors")?;
         let mut nearest: Vec<Near> = Vec::with_capacity(rows.len());
         for row in &rows {
             let key = row.try_get("chunk_key").doing("scanning vectors")?;
@@ -158,14 +155,14 @@ impl OfPartition<'_> {
     /// The ranges of chunk keys that have an index, ascending.
     async fn indexed_ranges(&self, session: &mut Session) -> Result<Vec<(i64, i64)>, StoreError> {
         session
-            .query_as(
+            .query(
                 "SELECT first_key, next_key FROM thalweg.vector_indexes
                  WHERE space_key = $1 AND tenant_key = $2 AND tier = $3 AND state = 'ready' ORDER BY first_key",
             )
             .bind(self.table.space_key)
             .bind(self.tenant_key)
             .bind(small(self.tier))
-            .fetch_all(session.connection())
+            .all(session)
             .await
             .doing("looking for indexes")
     }
@@ -174,11 +171,7 @@ impl OfPartition<'_> {
     async fn by_index(&self, session: &mut Session, ranges: &[(i64, i64)]) -> Result<Vec<Near>, StoreError> {
         // An index must be taken though sorting looks cheaper: the planner
         // does not know that a larger share of what it sorts lies on disk.
-        session
-            .query("SET LOCAL enable_sort = off")
-            .execute(session.connection())
-            .await
-            .doing("asking for indexes")?;
+        session.query("SET LOCAL enable_sort = off").run(session).await.doing("asking for indexes")?;
         let distance = self.table.distance();
         let (name, depth) = (self.table.name(), self.depth);
         // Tenant, tier and range as numbers in the text, for they must be seen
@@ -208,7 +201,7 @@ impl OfPartition<'_> {
         let rows = session
             .query(AssertSqlSafe(statement))
             .bind(self.query.to_vec())
-            .fetch_all(session.connection())
+            .rows(session)
             .await
             .doing("searching the index")?;
         let mut nearest: Vec<Near> = rows.iter().map(near).collect::<Result<_, _>>()?;

@@ -86,7 +86,7 @@ impl NewRows<'_> {
             .bind(keys)
             .bind(offsets)
             .bind(self.stream.to_owned())
-            .execute(session.connection())
+            .run(session)
             .await
             .doing("claiming contents")?
             .rows_affected();
@@ -160,13 +160,13 @@ async fn draw_keys(
     chunks: usize,
 ) -> Result<(Vec<i64>, Vec<i64>), StoreError> {
     session
-        .query_as(
+        .query(
             "SELECT ARRAY(SELECT nextval('thalweg.record_keys') FROM generate_series(1, $1)),
                     ARRAY(SELECT nextval('thalweg.chunk_keys') FROM generate_series(1, $2))",
         )
         .bind(size(records))
         .bind(size(chunks))
-        .fetch_one(session.connection())
+        .one(session)
         .await
         .doing("drawing keys")
 }
@@ -191,7 +191,7 @@ async fn write_partitions(
         .bind(column(|(key, _)| key.1))
         .bind(column(|(_, sums)| sums.0))
         .bind(column(|(_, sums)| sums.1))
-        .execute(session.connection())
+        .run(session)
         .await
         .map(drop)
 }

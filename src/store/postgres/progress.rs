@@ -20,7 +20,7 @@ impl PostgresStore {
             .bind(progress.mtime_ns)
             .bind(progress.records.cast_signed())
             .bind(progress.done)
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("remembering a source's progress")?;
         session.commit("remembering a source's progress").await
@@ -29,10 +29,10 @@ impl PostgresStore {
     pub async fn progress(&self, source: &str, path: &str) -> Result<Option<SourceProgress>, StoreError> {
         let mut session = self.read().await?;
         session
-            .query_as("SELECT * FROM thalweg.source_progress WHERE source = $1 AND path = $2")
+            .query("SELECT * FROM thalweg.source_progress WHERE source = $1 AND path = $2")
             .bind(source.to_owned())
             .bind(path.to_owned())
-            .fetch_optional(session.connection())
+            .optional(&mut session)
             .await
             .doing("reading a source's progress")
     }

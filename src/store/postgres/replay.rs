@@ -25,7 +25,7 @@ impl PostgresStore {
         session
             .query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
             .bind(stream.to_owned())
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("waiting for another replay")?;
         let next_offset = next_offset(&mut session, pipeline, stream).await?;
@@ -87,10 +87,10 @@ async fn stored_chunks(
          WHERE r.stream = $1 AND r.\"offset\" = ANY($2)"
     );
     session
-        .query_as(sqlx::AssertSqlSafe(statement))
+        .query(sqlx::AssertSqlSafe(statement))
         .bind(stream.to_owned())
         .bind(array(batch.records.iter().map(|r| r.offset)))
-        .fetch_all(session.connection())
+        .all(session)
         .await
         .doing("reading what is stored")
 }
@@ -99,10 +99,10 @@ async fn stored_chunks(
 /// collide with.
 async fn next_offset(session: &mut Session, pipeline: &str, stream: &str) -> Result<u64, StoreError> {
     let next: Option<i64> = session
-        .scalar("SELECT next_offset FROM thalweg.checkpoints WHERE pipeline = $1 AND stream = $2 FOR UPDATE")
+        .query("SELECT next_offset FROM thalweg.checkpoints WHERE pipeline = $1 AND stream = $2 FOR UPDATE")
         .bind(pipeline.to_owned())
         .bind(stream.to_owned())
-        .fetch_optional(session.connection())
+        .optional_scalar(session)
         .await
         .doing("reading a checkpoint")?;
     Ok(next.map_or(u64::MAX, i64::cast_unsigned))
@@ -117,14 +117,14 @@ async fn settle(
     complete: &[u64],
 ) -> Result<(), StoreError> {
     let kinds: Vec<String> = session
-        .scalar(
+        .query(
             "DELETE FROM thalweg.outcomes WHERE pipeline = $1 AND stream = $2 AND \"offset\" = ANY($3)
              RETURNING kind",
         )
         .bind(pipeline.to_owned())
         .bind(stream.to_owned())
         .bind(array(complete.iter().copied()))
-        .fetch_all(session.connection())
+        .scalars(session)
         .await
         .doing("settling outcomes")?;
     let count = |kind: OutcomeKind| kinds.iter().filter(|k| k.as_str() == kind.as_str()).count() as i64;
@@ -140,7 +140,7 @@ async fn settle(
         .bind(count(OutcomeKind::DeadLettered))
         .bind(pipeline.to_owned())
         .bind(stream.to_owned())
-        .execute(session.connection())
+        .run(session)
         .await
         .doing("settling counters")?;
     Ok(())

@@ -34,7 +34,7 @@ impl PostgresStore {
             .bind(segment.sealed_at_ms)
             .bind(segment.file.clone())
             .bind(segment.artifact.clone())
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("adding a segment")?;
         session.commit("adding a segment").await
@@ -46,7 +46,7 @@ impl PostgresStore {
             .query("DELETE FROM thalweg.segments WHERE stream = $1 AND base_offset = $2")
             .bind(stream.to_owned())
             .bind(base.cast_signed())
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("removing a segment")?;
         session.commit("removing a segment").await
@@ -55,9 +55,9 @@ impl PostgresStore {
     pub async fn segments(&self, stream: &str) -> Result<Vec<SegmentRow>, StoreError> {
         let mut session = self.read().await?;
         session
-            .query_as("SELECT * FROM thalweg.segments WHERE stream = $1 ORDER BY base_offset")
+            .query("SELECT * FROM thalweg.segments WHERE stream = $1 ORDER BY base_offset")
             .bind(stream.to_owned())
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("reading the segments")
     }
@@ -65,13 +65,13 @@ impl PostgresStore {
     pub async fn segment_at(&self, stream: &str, offset: u64) -> Result<Option<SegmentRow>, StoreError> {
         let mut session = self.read().await?;
         let last: Option<SegmentRow> = session
-            .query_as(
+            .query(
                 "SELECT * FROM thalweg.segments WHERE stream = $1 AND base_offset <= $2
                  ORDER BY base_offset DESC LIMIT 1",
             )
             .bind(stream.to_owned())
             .bind(offset.cast_signed())
-            .fetch_optional(session.connection())
+            .optional(&mut session)
             .await
             .doing("reading a segment")?;
         Ok(last.filter(|segment| offset < segment.end_offset))

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::AssertSqlSafe;
 
 use super::vectors::{Element, VectorTable};
 use super::{PostgresStore, Session};
@@ -19,11 +19,11 @@ impl PostgresStore {
         // Two that register the same space come one after the other.
         session
             .query("LOCK TABLE thalweg.spaces IN SHARE ROW EXCLUSIVE MODE")
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("registering a space")?;
         let (key, element): (i64, String) = session
-            .query_as(
+            .query(
                 "INSERT INTO thalweg.spaces AS s (space_id, json, state, created_ms, element, dimensions)
                  VALUES ($1, $2, 'building', $3, $4, $5)
                  ON CONFLICT (space_id) DO UPDATE SET
@@ -35,7 +35,7 @@ impl PostgresStore {
             .bind(now_ms)
             .bind(self.element().as_str())
             .bind(i32::try_from(space.dimensions).unwrap_or(i32::MAX))
-            .fetch_one(session.connection())
+            .one(&mut session)
             .await
             .doing("registering a space")?;
         session
@@ -44,7 +44,7 @@ impl PostgresStore {
                  WHERE space_key = $1 AND NOT EXISTS (SELECT FROM thalweg.spaces WHERE state = 'live')",
             )
             .bind(key)
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("registering a space")?;
         let table =
@@ -58,8 +58,8 @@ impl PostgresStore {
     pub async fn spaces(&self) -> Result<Vec<SpaceRow>, StoreError> {
         let mut session = self.read().await?;
         let rows: Vec<StoredSpace> = session
-            .query_as("SELECT * FROM thalweg.spaces ORDER BY space_key")
-            .fetch_all(session.connection())
+            .query("SELECT * FROM thalweg.spaces ORDER BY space_key")
+            .all(&mut session)
             .await
             .doing("reading the spaces")?;
         rows.into_iter().map(SpaceRow::try_from).collect()
@@ -68,18 +68,16 @@ impl PostgresStore {
     pub async fn replace_unused(&self, space_key: i64) -> Result<(), StoreError> {
         let mut session = self.begin().await?;
         let live: Option<i64> = session
-            .scalar(
-                "SELECT space_key FROM thalweg.spaces WHERE state = 'live' AND space_key <> $1 FOR UPDATE",
-            )
+            .query("SELECT space_key FROM thalweg.spaces WHERE state = 'live' AND space_key <> $1 FOR UPDATE")
             .bind(space_key)
-            .fetch_optional(session.connection())
+            .optional_scalar(&mut session)
             .await
             .doing("replacing an unused space")?;
         let Some(live) = live else { return Ok(()) };
         let used = format!("SELECT EXISTS (SELECT FROM thalweg.vectors_{live})");
         let is_used: bool = session
-            .scalar(AssertSqlSafe(used))
-            .fetch_one(session.connection())
+            .query(AssertSqlSafe(used))
+            .scalar(&mut session)
             .await
             .doing("replacing an unused space")?;
         if is_used {
@@ -94,9 +92,9 @@ impl PostgresStore {
     pub async fn space_state(&self, space_key: i64) -> Result<SpaceState, StoreError> {
         let mut session = self.read().await?;
         let state: Option<String> = session
-            .scalar("SELECT state FROM thalweg.spaces WHERE space_key = $1")
+            .query("SELECT state FROM thalweg.spaces WHERE space_key = $1")
             .bind(space_key)
-            .fetch_optional(session.connection())
+            .optional_scalar(&mut session)
             .await
             .doing("reading a space")?;
         SpaceState::parse(&state.ok_or(StoreError::UnknownSpace { space_key })?)
@@ -105,8 +103,8 @@ impl PostgresStore {
     pub async fn live_space(&self) -> Result<Option<i64>, StoreError> {
         let mut session = self.read().await?;
         session
-            .scalar("SELECT space_key FROM thalweg.spaces WHERE state = 'live'")
-            .fetch_optional(session.connection())
+            .query("SELECT space_key FROM thalweg.spaces WHERE state = 'live'")
+            .optional_scalar(&mut session)
             .await
             .doing("looking for the live space")
     }
@@ -117,7 +115,7 @@ impl PostgresStore {
             .query("UPDATE thalweg.spaces SET state = $1 WHERE space_key = $2")
             .bind(state.as_str())
             .bind(space_key)
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("changing a space")?;
         if changed.rows_affected() == 0 {
@@ -158,16 +156,16 @@ impl PostgresStore {
         }
         let mut session = self.read().await?;
         let row: StoredSpace = session
-            .query_as("SELECT * FROM thalweg.spaces WHERE space_key = $1")
+            .query("SELECT * FROM thalweg.spaces WHERE space_key = $1")
             .bind(space_key)
-            .fetch_optional(session.connection())
+            .optional(&mut session)
             .await
             .doing("reading a space")?
             .ok_or(StoreError::UnknownSpace { space_key })?;
         let element: String = session
-            .scalar("SELECT element FROM thalweg.spaces WHERE space_key = $1")
+            .query("SELECT element FROM thalweg.spaces WHERE space_key = $1")
             .bind(space_key)
-            .fetch_one(session.connection())
+            .scalar(&mut session)
             .await
             .doing("reading a space")?;
         let space = Arc::new(SpaceRow::try_from(row)?);
@@ -183,13 +181,13 @@ impl Session {
     /// show the space's vectors if it is the live one.
     async fn make_table(&mut self, table: &VectorTable) -> Result<(), StoreError> {
         let is_there: bool = self
-            .scalar("SELECT to_regclass($1) IS NOT NULL")
+            .query("SELECT to_regclass($1) IS NOT NULL")
             .bind(table.name())
-            .fetch_one(self.connection())
+            .scalar(self)
             .await
             .doing("looking for a space's table")?;
         if !is_there {
-            self.connection().execute(AssertSqlSafe(table.create())).await.doing("making a space's table")?;
+            self.script(table.create()).await.doing("making a space's table")?;
         }
         self.show_live_space().await
     }
@@ -203,12 +201,12 @@ impl Session {
         self.query("UPDATE thalweg.spaces SET state = $2 WHERE state = 'live' AND space_key <> $1")
             .bind(space_key)
             .bind(before)
-            .execute(self.connection())
+            .run(self)
             .await
             .doing("switching spaces")?;
         self.query("UPDATE thalweg.spaces SET state = 'live' WHERE space_key = $1")
             .bind(space_key)
-            .execute(self.connection())
+            .run(self)
             .await
             .doing("switching spaces")?;
         self.show_live_space().await
@@ -218,19 +216,19 @@ impl Session {
     /// the live space. It obeys the rights of who reads it.
     async fn show_live_space(&mut self) -> Result<(), StoreError> {
         let live: Option<i64> = self
-            .scalar("SELECT space_key FROM thalweg.spaces WHERE state = 'live'")
-            .fetch_optional(self.connection())
+            .query("SELECT space_key FROM thalweg.spaces WHERE state = 'live'")
+            .optional_scalar(self)
             .await
             .doing("looking for the live space")?;
         let Some(live) = live else { return Ok(()) };
         let is_shown: bool = self
-            .scalar(
+            .query(
                 "SELECT EXISTS (
                      SELECT FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
                      WHERE w.ev_class = to_regclass('thalweg.doc_embeddings') AND d.refobjid = to_regclass($1))",
             )
             .bind(format!("thalweg.vectors_{live}"))
-            .fetch_one(self.connection())
+            .scalar(self)
             .await
             .doing("looking for the view")?;
         if is_shown {
@@ -254,6 +252,6 @@ impl Session {
                                                AND v.chunk_key = c.chunk_key;
              GRANT SELECT ON thalweg.doc_embeddings TO thalweg_reader;"
         );
-        self.connection().execute(AssertSqlSafe(view)).await.doing("showing the live space").map(drop)
+        self.script(view).await.doing("showing the live space")
     }
 }

@@ -12,7 +12,7 @@ impl PostgresStore {
             [("live", spent.live, &mut total.live), ("backfill", spent.backfill, &mut total.backfill)]
         {
             let (tokens, requests, micros) = session
-                .query_as(
+                .query(
                     "INSERT INTO thalweg.spending AS s (pipeline, day, work, tokens, requests, micros)
                      VALUES ($1, $2, $3, $4, $5, $6)
                      ON CONFLICT (pipeline, day, work) DO UPDATE SET tokens = s.tokens + excluded.tokens,
@@ -25,7 +25,7 @@ impl PostgresStore {
                 .bind(add.tokens)
                 .bind(add.requests)
                 .bind(add.micros)
-                .fetch_one(session.connection())
+                .one(&mut session)
                 .await
                 .doing("adding up what was spent")?;
             *sum = Spent { tokens, requests, micros };

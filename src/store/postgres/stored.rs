@@ -17,9 +17,9 @@ impl PostgresStore {
         }
         let mut session = self.read().await?;
         let held: Vec<(Vec<u8>, String, i64)> = session
-            .query_as("SELECT key, stream, \"offset\" FROM thalweg.dedupe WHERE key = ANY($1)")
+            .query("SELECT key, stream, \"offset\" FROM thalweg.dedupe WHERE key = ANY($1)")
             .bind(keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>())
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("looking up contents")?;
         Ok(held
@@ -57,7 +57,7 @@ impl PostgresStore {
             .bind(stream.to_owned())
             .bind(from.cast_signed())
             .bind(to.cast_signed())
-            .fetch_all(session.connection())
+            .rows(&mut session)
             .await
             .doing("reading records")?;
         let mut read = Vec::with_capacity(rows.len());
@@ -77,7 +77,7 @@ impl PostgresStore {
     ) -> Result<Vec<OutcomeRow>, StoreError> {
         let mut session = self.read().await?;
         let rows: Vec<(i64, String, String, String)> = session
-            .query_as(
+            .query(
                 "SELECT \"offset\", kind, reason, detail FROM thalweg.outcomes
                  WHERE pipeline = $1 AND stream = $2 AND \"offset\" >= $3 AND \"offset\" < $4 ORDER BY \"offset\"",
             )
@@ -85,7 +85,7 @@ impl PostgresStore {
             .bind(stream.to_owned())
             .bind(from.cast_signed())
             .bind(to.cast_signed())
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("reading outcomes")?;
         rows.into_iter()

@@ -28,7 +28,7 @@ impl PostgresStore {
         let rows = session
             .query(AssertSqlSafe(statement))
             .bind(digests.iter().map(|digest| digest.to_vec()).collect::<Vec<_>>())
-            .fetch_all(session.connection())
+            .rows(&mut session)
             .await
             .doing("looking up the vectors of texts")?;
         let mut known = Known::default();

@@ -174,19 +174,15 @@ impl VectorTable {
         }
         let name = self.name();
         let create = format!("CREATE TEMP TABLE incoming (LIKE {name}) ON COMMIT DROP");
-        session.query(sqlx::AssertSqlSafe(create)).persistent(false).execute(session.connection()).await?;
+        session.query(sqlx::AssertSqlSafe(create)).planned_anew().run(session).await?;
         session.copy("pg_temp.incoming", rows).await?;
         let insert = format!(
             "INSERT INTO {name} SELECT i.* FROM pg_temp.incoming i
              JOIN thalweg.chunks c ON c.chunk_key = i.chunk_key ORDER BY i.chunk_key
              ON CONFLICT DO NOTHING"
         );
-        let added = session
-            .query(sqlx::AssertSqlSafe(insert))
-            .persistent(false)
-            .execute(session.connection())
-            .await?;
-        session.query("DROP TABLE pg_temp.incoming").persistent(false).execute(session.connection()).await?;
+        let added = session.query(sqlx::AssertSqlSafe(insert)).planned_anew().run(session).await?;
+        session.query("DROP TABLE pg_temp.incoming").planned_anew().run(session).await?;
         Ok(added.rows_affected())
     }
 }

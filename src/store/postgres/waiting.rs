@@ -21,7 +21,7 @@ impl PostgresStore {
         let table = self.vector_table(space_key).await?;
         let mut session = self.read().await?;
         let offsets: Vec<i64> = session
-            .scalar(
+            .query(
                 "SELECT \"offset\" FROM thalweg.outcomes
                  WHERE pipeline = $1 AND stream = $2 AND kind = 'deferred' AND \"offset\" >= $3
                  ORDER BY \"offset\" LIMIT $4",
@@ -30,7 +30,7 @@ impl PostgresStore {
             .bind(stream.to_owned())
             .bind(from.cast_signed())
             .bind(i64::from(records))
-            .fetch_all(session.connection())
+            .scalars(&mut session)
             .await
             .doing("reading what waits for vectors")?;
         let statement = format!(
@@ -46,7 +46,7 @@ impl PostgresStore {
             .bind(stream.to_owned())
             .bind(offsets.clone())
             .bind(i64::from(chunks))
-            .fetch_all(session.connection())
+            .rows(&mut session)
             .await
             .doing("reading what waits for vectors")?;
         let read = |row| -> Result<_, sqlx::Error> {
@@ -79,11 +79,11 @@ impl PostgresStore {
             table.name()
         );
         let chunks: Vec<WaitingChunk> = session
-            .query_as(AssertSqlSafe(statement))
+            .query(AssertSqlSafe(statement))
             .bind(after)
             .bind(drawn)
             .bind(i64::from(limit))
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("reading what waits for vectors")?;
         Ok(chunks.into_iter().map(unescaped).collect())
@@ -129,7 +129,7 @@ impl PostgresStore {
             .bind(moved.dead_lettered.cast_signed())
             .bind(pipeline.to_owned())
             .bind(stream.to_owned())
-            .execute(session.connection())
+            .run(&mut session)
             .await
             .doing("settling counters")?;
         session.commit("settling what waited for vectors").await?;
@@ -175,7 +175,7 @@ async fn forget_complete(
         .bind(pipeline.to_owned())
         .bind(stream.to_owned())
         .bind(array(offsets.iter().copied()))
-        .execute(session.connection())
+        .run(session)
         .await
         .doing("settling outcomes")?;
     Ok(gone.rows_affected())
@@ -200,7 +200,7 @@ async fn refuse(
         .bind(pipeline.to_owned())
         .bind(stream.to_owned())
         .bind(offset.cast_signed())
-        .execute(session.connection())
+        .run(session)
         .await
         .doing("settling outcomes")?;
     if changed.rows_affected() == 0 {
@@ -217,7 +217,7 @@ async fn refuse(
         .bind(offset.cast_signed())
         .bind(crate::store::EMBED_INPUT)
         .bind(stored(reason).into_owned())
-        .execute(session.connection())
+        .run(session)
         .await
         .doing("writing dead letters")?;
     Ok(true)

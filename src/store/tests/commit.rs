@@ -1,6 +1,7 @@
 //! Rows, outcomes and checkpoint: all or nothing, and conserved.
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::*;
 
@@ -13,6 +14,7 @@ conformance! {
     two_handles_on_one_file_see_each_other_and_take_turns,
     what_is_known_of_contents_names_their_holder,
     replay_adds_only_what_is_missing_and_settles_what_was_deferred,
+    every_offset_is_accounted_for_after_every_commit,
 }
 
 async fn rows(store: &Store) -> Vec<TableCount> {
@@ -200,28 +202,34 @@ fn apply(batch: &mut Batch, fates: &[Fate]) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_offset_is_accounted_for_after_every_commit(batches in fates(), start in 0u64..1_000) {
+async fn every_offset_is_accounted_for_after_every_commit(on: Database) {
+    let cases = if matches!(on, Database::Sqlite) { 12 } else { 3 };
+    let run = move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async {
-            let fixture = Fixture::new(on).await;
-            let mut lease = fixture.store.acquire("p", "s", start, 1).await.unwrap();
-            let (mut next, mut records, mut outcomes) = (start, 0, 0);
-            for fates in &batches {
-                let mut batch = fixture.batch(next, Vec::new());
-                apply(&mut batch, fates);
-                (next, records, outcomes) = (batch.to, records + batch.records.len(), outcomes + batch.outcomes.len());
-                fixture.store.commit(&mut lease, batch).await.unwrap();
-                let stored = fixture.store.counts("p", "s").await.unwrap().unwrap();
-                assert_eq!(stored, lease.checkpoint());
-                assert!(stored.is_conserved() && stored.next_offset == next, "{stored:?}");
-            }
-            let stored = fixture.store.stored("s", 0, u64::MAX >> 1, fixture.space_key).await.unwrap();
-            assert_eq!(stored.len(), records);
-            assert_eq!(fixture.store.outcomes("p", "s", 0, u64::MAX >> 1).await.unwrap().len(), outcomes);
-        });
+        let config = ProptestConfig { cases, ..ProptestConfig::default() };
+        TestRunner::new(config).run(&(fates(), 0u64..1_000), |(batches, start)| {
+            runtime.block_on(accounts_for(on.clone(), &batches, start));
+            Ok(())
+        })
+    };
+    tokio::task::spawn_blocking(run).await.unwrap().unwrap();
+}
+
+async fn accounts_for(on: Database, batches: &[Vec<Fate>], start: u64) {
+    let fixture = Fixture::new(on).await;
+    let mut lease = fixture.store.acquire("p", "s", start, 1).await.unwrap();
+    let (mut next, mut records, mut outcomes) = (start, 0, 0);
+    for fates in batches {
+        let mut batch = fixture.batch(next, Vec::new());
+        apply(&mut batch, fates);
+        (next, records, outcomes) =
+            (batch.to, records + batch.records.len(), outcomes + batch.outcomes.len());
+        fixture.store.commit(&mut lease, batch).await.unwrap();
+        let stored = fixture.store.counts("p", "s").await.unwrap().unwrap();
+        assert_eq!(stored, lease.checkpoint());
+        assert!(stored.is_conserved() && stored.next_offset == next, "{stored:?}");
     }
+    let stored = fixture.store.stored("s", 0, u64::MAX >> 1, fixture.space_key).await.unwrap();
+    assert_eq!(stored.len(), records);
+    assert_eq!(fixture.store.outcomes("p", "s", 0, u64::MAX >> 1).await.unwrap().len(), outcomes);
 }

@@ -24,6 +24,8 @@ macro_rules! conformance {
 }
 
 mod commit;
+mod indexes;
+mod isolation;
 mod measure;
 mod postgres;
 mod retrieval;
@@ -37,14 +39,15 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Database {
     Sqlite,
-    /// A server, by the URL of a database on it.
-    Postgres(String),
+    /// A server, by the URL of a database on it; whether statements may be
+    /// prepared.
+    Postgres(String, bool),
 }
 
 impl Database {
     fn at(variable: &str) -> Option<Self> {
         match std::env::var(variable) {
-            Ok(url) if !url.is_empty() => Some(Self::Postgres(url)),
+            Ok(url) if !url.is_empty() => Some(Self::Postgres(url, variable != "THALWEG_TEST_PGBOUNCER")),
             _ => {
                 eprintln!("SKIPPED: {variable} is not set (scripts/services up)");
                 None
@@ -65,12 +68,12 @@ struct Fixture {
 impl Fixture {
     async fn new(on: Database) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let database = match on {
-            Database::Sqlite => None,
-            Database::Postgres(url) => Some(postgres::TestDatabase::new(&url).await),
+        let (database, prepared_statements) = match on {
+            Database::Sqlite => (None, true),
+            Database::Postgres(url, prepared) => (Some(postgres::TestDatabase::new(&url).await), prepared),
         };
         let url = database.as_ref().map(|database| database.url.clone());
-        let settings = Settings { url, ..Settings::default() };
+        let settings = Settings { url, prepared_statements, ..Settings::default() };
         let store = Store::open_with(&directory.path().join("store.sqlite"), &settings).await.unwrap();
         let space_key = store.register_space(&space(4), 0).await.unwrap();
         Self { store, space_key, settings, directory, _database: database }

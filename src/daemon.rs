@@ -47,6 +47,7 @@ use crate::{
         shadow::Shadow,
         spending::Account,
         survey::{Remembered, survey},
+        upkeep,
     },
     source::{
         file::{self, Content, Files},
@@ -184,9 +185,10 @@ async fn serve(settings: &embed::Settings, store: &Store, stored: &[Space]) -> R
 /// Opens the store of `pipeline`.
 pub async fn open_store(pipeline: &Pipeline) -> Result<Store> {
     let path = pipeline.in_data_dir(pipeline.store.path.as_ref());
-    Store::open_with(&path, &pipeline.store)
-        .await
-        .with_context(|| format!("the store {} cannot be opened", path.display()))
+    Store::open_with(&path, &pipeline.store).await.with_context(|| match &pipeline.store.url {
+        Some(_) => "the store at `store.url` cannot be opened".to_owned(),
+        None => format!("the store {} cannot be opened", path.display()),
+    })
 }
 
 /// Opens the object store of `pipeline`.
@@ -460,6 +462,7 @@ impl Daemon {
             self.workers.spawn("backfill", backfill.run(stop.clone()));
             self.workers.spawn("derive", derive.run(stop.clone(), self.abandon.clone()));
         }
+        self.workers.spawn("upkeep", upkeep::run(self.bench.store.clone(), stop.clone()));
         self.workers.spawn("archive", archive.run(self.progress.clone(), stop));
         Ok(())
     }
@@ -610,6 +613,11 @@ impl Daemon {
         let rest = reader.end_offset().saturating_sub(self.progress.next_offset());
         if rest > 0 && self.bench.pipeline.derive.enabled {
             unfinished.push(format!("{rest} records in the log are not derived yet"));
+        }
+        if once && unfinished.is_empty() {
+            // A bulk load is followed by searches, not by another look in half
+            // a minute.
+            self.bench.store.maintain(clock::system_ms()).await?;
         }
         let waiting = self.progress.deferred();
         if waiting > 0 && once {

@@ -18,6 +18,7 @@ pub mod report;
 pub mod sample;
 mod segment;
 mod stages;
+mod store;
 pub mod usage;
 
 use std::{fmt::Display, path::PathBuf, time::Instant};
@@ -31,6 +32,7 @@ pub use report::{Better, Case, Report};
 pub use sample::{Sample, sample_of};
 pub use segment::segment;
 pub use stages::stages;
+pub use store::{Part as StorePart, Settings as StoreSettings, store};
 
 /// What every benchmark is told.
 #[derive(Clone, Debug)]

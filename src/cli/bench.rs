@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::output;
 use crate::{
     bench::{
-        self, Against, Case, EmbedPart, Options, Peer, PipelinePart, Report,
+        self, Against, Case, EmbedPart, Options, Peer, PipelinePart, Report, StorePart, StoreSettings,
         dictionaries::{Grid, Table},
         machine::Machine,
         quality::{self, Part},
@@ -93,6 +93,21 @@ enum Name {
         #[arg(long, value_name = "PART")]
         only: Vec<EmbedPart>,
     },
+    /// PostgreSQL: loading beside bare COPY, searching beside bare SQL
+    Store {
+        /// A database on the server; each run makes one of its own beside it
+        #[arg(long, value_name = "URL", env = "THALWEG_TEST_POSTGRES")]
+        url: String,
+        /// The Python that has psycopg and pgvector, to load with as well
+        #[arg(long, value_name = "PYTHON")]
+        python: Option<PathBuf>,
+        /// Rows to load
+        #[arg(long, value_name = "N", default_value = "100000")]
+        rows: usize,
+        /// Measure only this part; may be given again
+        #[arg(long, value_name = "PART")]
+        only: Vec<StorePart>,
+    },
     /// The whole path through a daemon: acknowledged, indexed, searchable
     Pipeline {
         /// Records to send in each run [default: all there are, or 1000 with the local model; 10000
@@ -121,6 +136,7 @@ impl Name {
             Self::Segment => "segment",
             Self::Dictionaries { .. } => "dictionaries",
             Self::Embed { .. } => "embed",
+            Self::Store { .. } => "store",
             Self::Pipeline { .. } => "pipeline",
         }
     }
@@ -149,6 +165,10 @@ impl Name {
             Self::Embed { against, python, data, only } => {
                 let python = against.map(|EmbedPeer::SentenceTransformers| python.clone());
                 bench::embed(options, &Against { data: data.clone(), python, only: only.clone() })
+            }
+            Self::Store { url, python, rows, only } => {
+                let (url, python, only) = (url.clone(), python.clone(), only.clone());
+                bench::store(options, &StoreSettings { url, python, rows: *rows, only })
             }
             Self::Pipeline { records, only } => bench::pipeline(options, *records, only),
         };

@@ -14,7 +14,7 @@ use crate::{
 /// The store of `pipeline`, if it was ever made. Nothing is created.
 pub async fn find_store(pipeline: &Pipeline) -> Result<Option<Store>> {
     let path = pipeline.in_data_dir(pipeline.store.path.as_ref());
-    if !path.exists() {
+    if !Store::exists(&path, &pipeline.store).await? {
         return Ok(None);
     }
     open_store(pipeline).await.map(Some)
@@ -26,7 +26,10 @@ pub async fn store(pipeline: &Pipeline) -> Result<Store> {
         Some(store) => Ok(store),
         None => bail!(
             "there is no store at {}: pipeline `{}` never ran with this data_dir ({})",
-            pipeline.in_data_dir(pipeline.store.path.as_ref()).display(),
+            match &pipeline.store.url {
+                Some(_) => "store.url".into(),
+                None => pipeline.in_data_dir(pipeline.store.path.as_ref()).display().to_string(),
+            },
             pipeline.name,
             pipeline.data_dir.display()
         ),

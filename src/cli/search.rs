@@ -15,7 +15,7 @@ use crate::{
     daemon::Workbench,
     pipeline::search::{SearchHit, SearchReply, SearchRequest},
     record::Tier,
-    store,
+    store::{self, Scan, TierScan},
 };
 
 /// Search what a pipeline has indexed.
@@ -51,6 +51,9 @@ pub struct Search {
     /// Show of each record only its best chunk
     #[arg(long)]
     per_record: bool,
+    /// Say how the vectors of each tier were compared
+    #[arg(long)]
+    explain: bool,
     #[command(flatten)]
     daemon: Daemon,
     /// Open the store of this pipeline file instead of asking a daemon
@@ -102,6 +105,7 @@ impl Search {
                 Fusion::Rank => store::fusion::Fusion::Rank,
             }),
             per_record: self.per_record,
+            explain: self.explain,
         };
         let pipeline = self.pipeline.as_deref().map(load).transpose()?;
         let reply: SearchReply = super::block_on(async {
@@ -128,7 +132,19 @@ fn text(reply: &SearchReply) -> String {
         None => mode.to_owned(),
     };
     let hits: String = reply.hits.iter().enumerate().map(|(rank, hit)| hit_text(rank + 1, hit)).collect();
-    format!("{hits}{} hits {mode}, {:.1} ms\n", reply.hits.len(), reply.took_ms)
+    let scans: String = reply.scans.iter().flatten().map(scan_text).collect();
+    format!("{hits}{} hits {mode}, {:.1} ms\n{scans}", reply.hits.len(), reply.took_ms)
+}
+
+fn scan_text(scan: &TierScan) -> String {
+    let how = match scan.scan {
+        Scan::Memory => "every vector compared, in this process's memory",
+        Scan::Exact => "every vector compared in the database",
+        Scan::Filtered => "the vectors of the records that pass the filter compared",
+        Scan::Index => "approximate index; what is newer compared exactly",
+        Scan::IndexThenExact => "the approximate index came short, so every vector was compared",
+    };
+    format!("  {:<9} {:>9} chunks: {how}\n", scan.tier.name(), scan.chunks)
 }
 
 fn hit_text(rank: usize, hit: &SearchHit) -> String {

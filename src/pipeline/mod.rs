@@ -25,6 +25,7 @@ pub mod serving;
 pub mod shadow;
 pub mod spending;
 pub mod survey;
+pub mod upkeep;
 
 pub use ingest::{Answer, Ingest, Origin, Producer, Refusal, Submitted};
 pub use offsets::Offsets;

@@ -12,7 +12,7 @@ use crate::{
     embed::EmbedError,
     metrics,
     record::Tier,
-    store::{Hit, Mode, Query, Store, StoreError, fusion::Fusion},
+    store::{Hit, Mode, Query, Store, StoreError, TierScan, fusion::Fusion},
 };
 
 /// What to look for.
@@ -41,6 +41,9 @@ pub struct SearchRequest {
     /// Of each record only its best chunk.
     #[serde(default)]
     pub per_record: bool,
+    /// Say how the vectors of each tier were compared.
+    #[serde(default)]
+    pub explain: bool,
 }
 
 const fn ten() -> usize {
@@ -60,6 +63,9 @@ pub struct SearchReply {
     /// Why a union had none, if the query could not be embedded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub without_vectors: Option<String>,
+    /// How the vectors of each tier were compared, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scans: Option<Vec<TierScan>>,
     /// Time it took, in milliseconds.
     pub took_ms: f64,
 }
@@ -208,11 +214,13 @@ impl Searcher {
             ..Query::default()
         };
         let answer = self.store.search(&query).await?;
+        let scans = request.explain.then_some(answer.scans);
         metrics::searched(started.elapsed());
         Ok(SearchReply {
             hits: answer.hits.into_iter().map(SearchHit::from).collect(),
             mode: answer.mode,
             without_vectors,
+            scans,
             took_ms: started.elapsed().as_secs_f64() * 1_000.0,
         })
     }

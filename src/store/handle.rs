@@ -43,6 +43,14 @@ impl Store {
         };
         Ok(Self { database })
     }
+
+    /// Whether [`Self::open_with`] would find a store rather than make one.
+    pub async fn exists(path: &Path, settings: &Settings) -> Result<bool, StoreError> {
+        match &settings.url {
+            Some(url) => PostgresStore::exists(url.reveal()).await,
+            None => Ok(path.exists()),
+        }
+    }
 }
 
 macro_rules! answered_by_each {

@@ -120,7 +120,7 @@ pub struct Answer {
 }
 
 /// How the vectors of one tier were compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TierScan {
     /// The tier.
     pub tier: Tier,
@@ -131,7 +131,7 @@ pub struct TierScan {
 }
 
 /// A way to find the nearest vectors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scan {
     /// Every vector, held in this process.

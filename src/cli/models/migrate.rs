@@ -196,6 +196,7 @@ async fn ask(searcher: &Searcher, tenant: &str, query: &str) -> Result<Vec<Searc
         mode: Mode::Vector,
         fusion: None,
         per_record: true,
+        explain: false,
     };
     Ok(searcher.search(request).await?.hits)
 }

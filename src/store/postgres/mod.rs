@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool};
 
 use self::session::Session;
 use self::vectors::{Element, VectorTable};
@@ -84,15 +84,7 @@ impl PostgresStore {
     /// Connects to the database at `url` and brings its schema to this
     /// version's.
     pub async fn connect(url: &str, settings: &Settings) -> Result<Self, StoreError> {
-        let options =
-            PgConnectOptions::from_str(url).map_err(|e| StoreError::Url { reason: e.to_string() })?;
-        let database = format!(
-            "{}@{}:{}/{}",
-            options.get_username(),
-            options.get_host(),
-            options.get_port(),
-            options.get_database().unwrap_or_default()
-        );
+        let (options, database) = options(url)?;
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Connect {
             database: database.clone(),
             source,
@@ -126,6 +118,20 @@ impl PostgresStore {
                 frequencies: Frequencies::default(),
             }),
         })
+    }
+
+    /// Whether the database at `url` has a store's schema.
+    pub async fn exists(url: &str) -> Result<bool, StoreError> {
+        let (options, database) = options(url)?;
+        let failed =
+            |source: sqlx::Error| StoreError::Connect { database: database.clone(), source: source.into() };
+        let mut connection = options.connect().await.map_err(failed)?;
+        let mut transaction = connection.begin().await.map_err(failed)?;
+        sqlx::query_scalar("SELECT to_regclass('thalweg.migrations') IS NOT NULL")
+            .persistent(false)
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(failed)
     }
 
     pub async fn close(&self) {
@@ -197,6 +203,19 @@ impl PostgresStore {
     fn remember_tenants(&self, tenants: HashMap<String, i64>) {
         self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).extend(tenants);
     }
+}
+
+/// What a URL says, and the database's name as people may see it.
+fn options(url: &str) -> Result<(PgConnectOptions, String), StoreError> {
+    let options = PgConnectOptions::from_str(url).map_err(|e| StoreError::Url { reason: e.to_string() })?;
+    let database = format!(
+        "{}@{}:{}/{}",
+        options.get_username(),
+        options.get_host(),
+        options.get_port(),
+        options.get_database().unwrap_or_default()
+    );
+    Ok((options, database))
 }
 
 /// Many keys or offsets as one array, for `= ANY($1)`.

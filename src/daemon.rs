@@ -192,7 +192,8 @@ pub async fn open_store(pipeline: &Pipeline) -> Result<Store> {
 /// Opens the object store of `pipeline`.
 pub fn open_artifacts(pipeline: &Pipeline, store: &Store) -> Result<Artifacts> {
     let path = pipeline.in_data_dir(pipeline.artifacts.path.as_ref());
-    Ok(Artifacts::local(&path, store.clone())?)
+    let uploads = pipeline.data_dir.join("uploads");
+    Ok(Artifacts::open(&pipeline.artifacts, &path, &uploads, store.clone())?)
 }
 
 /// The dictionaries of the stream of `pipeline`.

@@ -11,6 +11,7 @@ mod check;
 mod credentials;
 mod error;
 mod listing;
+mod probe;
 mod settings;
 mod upload;
 
@@ -29,6 +30,7 @@ use tokio::io::AsyncReadExt;
 pub use check::{Broken, CheckReport, Findings, Orphan, Unregistered};
 pub use credentials::CredentialsError;
 pub use error::ArtifactError;
+pub use probe::Probe;
 pub use settings::{S3Place, Settings};
 
 use crate::{

@@ -34,7 +34,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!("segments_sealed_total", "Segments sealed.");
     describe_counter!("segments_plain_bytes_total", "Bytes of frames in sealed segments.");
     describe_counter!("segments_object_bytes_total", "Bytes of sealed segments.");
-    describe_histogram!("segment_seal_seconds", "Time to seal, keep and enter one segment.");
+    describe_histogram!("segment_seal_seconds", "Time to seal one segment.");
     describe_histogram!("artifact_put_seconds", "Time to keep one file in the object store.");
     describe_counter!("artifact_put_bytes_total", "Bytes of those files.");
     describe_gauge!("archive_failing", "1 while closed segments cannot be archived, 0 otherwise.");
@@ -144,7 +144,7 @@ pub fn log_group(appends: usize, bytes: usize) {
     counter!("log_bytes_total").increment(bytes as u64);
 }
 
-/// A segment sealed, kept and entered.
+/// A segment was sealed.
 pub fn segment_sealed(took: Duration, plain_bytes: u64, object_bytes: u64) {
     histogram!("segment_seal_seconds").record(took);
     counter!("segments_sealed_total").increment(1);

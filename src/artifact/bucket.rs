@@ -50,6 +50,7 @@ pub(super) struct Bucket {
     /// Where is written down how far uploads are.
     pub uploads: PathBuf,
     pub part_bytes: u64,
+    client: reqwest::Client,
 }
 
 /// Makes the client of this program with the patience above.
@@ -82,7 +83,7 @@ impl Bucket {
             // One name each; not all servers know the request for many.
             .with_disable_bulk_delete(true)
             .with_retry(retry)
-            .with_http_connector(Connector(client));
+            .with_http_connector(Connector(client.clone()));
         if let Some(endpoint) = place.client_endpoint() {
             builder = builder.with_endpoint(endpoint);
         }
@@ -96,7 +97,7 @@ impl Bucket {
         let s3 = builder
             .build()
             .map_err(|source| ArtifactError::Objects { location: place.to_string(), source })?;
-        Ok(Self { s3, place, uploads, part_bytes: settings.part_bytes.0 })
+        Ok(Self { s3, place, uploads, part_bytes: settings.part_bytes.0, client })
     }
 
     /// The objects below the prefix, named without it.
@@ -128,6 +129,14 @@ impl Bucket {
         let options = PaginatedListOptions { max_keys: Some(1), ..PaginatedListOptions::default() };
         self.s3.list_paginated(None, options).await.map_err(|source| self.error("", source))?;
         Ok(())
+    }
+
+    /// What time it is for the server, in milliseconds since the Unix epoch.
+    pub async fn time_ms(&self) -> Option<i64> {
+        let endpoint = self.place.client_endpoint().unwrap_or_else(|| "https://s3.amazonaws.com".into());
+        let answer = self.client.get(endpoint).send().await.ok()?;
+        let date = answer.headers().get(reqwest::header::DATE)?.to_str().ok()?;
+        jiff::fmt::rfc2822::parse(date).ok().map(|time| time.timestamp().as_millisecond())
     }
 
     /// Size of the object with this key, if it is there.

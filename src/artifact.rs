@@ -103,10 +103,18 @@ impl Artifacts {
             return Self::local(local, registry);
         };
         std::fs::create_dir_all(uploads)
-            .and_then(|()| crate::durable::sweep_temporaries(uploads))
             .map_err(|source| ArtifactError::File { path: uploads.display().to_string(), source })?;
         let bucket = Bucket::open(place, settings, uploads.to_owned())?;
         Ok(Self { objects: bucket.objects(), bucket: Some(Arc::new(bucket)), registry })
+    }
+
+    /// Removes what a crash left unfinished beside the uploads. For whoever
+    /// has the log's lock: nobody else writes there.
+    pub fn sweep(&self) -> Result<(), ArtifactError> {
+        let Some(bucket) = &self.bucket else { return Ok(()) };
+        let swept = crate::durable::sweep_temporaries(&bucket.uploads);
+        let failed = |source| ArtifactError::File { path: bucket.uploads.display().to_string(), source };
+        swept.map(|_| ()).map_err(failed)
     }
 
     /// Asks whether the object store can be had. Says what to do where not.
@@ -328,8 +336,9 @@ impl Artifacts {
         let written = writing.await.map_err(std::io::Error::other).flatten();
         match interrupted {
             Some(error) => Err(error),
-            None => written
-                .map_err(|source| ArtifactError::File { path: path.display().to_string(), source }),
+            None => {
+                written.map_err(|source| ArtifactError::File { path: path.display().to_string(), source })
+            }
         }
     }
 

@@ -369,6 +369,7 @@ impl Daemon {
         tracing::info!(space = %bench.serving.now().await?.model.space(), "embedding space");
         let described = keep_model_description(&bench).await;
         let (log, damage) = open_log_of(&pipeline, &bench.store, clock.clone()).await?;
+        bench.artifacts.sweep()?;
         let start = log.reader().start_offset();
         let lease = bench.store.acquire(&pipeline.name, &pipeline.stream, start, clock()).await?;
         let progress = Arc::new(Progress::new(lease.checkpoint()));

@@ -39,7 +39,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!("artifact_put_bytes_total", "Bytes of those files.");
     describe_gauge!("archive_failing", "1 while closed segments cannot be archived, 0 otherwise.");
     describe_gauge!("artifacts_wrong", "What the last comparison of objects and rows found, by kind.");
-    describe_gauge!("artifacts_checked_at_seconds", "When objects and rows were compared last, in Unix time.");
+    describe_gauge!(
+        "artifacts_checked_at_seconds",
+        "When objects and rows were compared last, in Unix time."
+    );
     describe_counter!("damage_found_total", "Damage found in the log's files since the start, by kind.");
     describe_gauge!("damage_open", "Damage in the log's files that `segments repair` has not seen to.");
     describe_gauge!("damage_lost_records", "Offsets of the log that cannot be read, repaired or not.");

@@ -67,7 +67,11 @@ impl Bucket {
     /// The bucket that `settings` name. Sends nothing.
     pub fn open(place: S3Place, settings: &Settings, uploads: PathBuf) -> Result<Self, ArtifactError> {
         let client = if place.is_plain() { http_client::plain()? } else { http_client::trusting()? };
-        let client = client.connect_timeout(CONNECT).read_timeout(SILENCE).build().map_err(http_client::ClientError::from)?;
+        let client = client
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
+            .build()
+            .map_err(http_client::ClientError::from)?;
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let region = settings.region.clone().or_else(|| variable("AWS_REGION"));
         let region = region.or_else(|| variable("AWS_DEFAULT_REGION")).unwrap_or_else(|| "us-east-1".into());
@@ -88,9 +92,8 @@ impl Bucket {
             builder = builder.with_endpoint(endpoint);
         }
         builder = match credentials::source(settings, variable, |path| path.exists())? {
-            Source::Environment(keys) => {
-                builder.with_credentials(Arc::new(StaticCredentialProvider::new(credentials::credential(&keys))))
-            }
+            Source::Environment(keys) => builder
+                .with_credentials(Arc::new(StaticCredentialProvider::new(credentials::credential(&keys)))),
             Source::File(file) => builder.with_credentials(Arc::new(FromFile::open(file)?)),
             Source::Machine => of_machine(builder, variable),
         };

@@ -23,7 +23,9 @@ use crate::secret::Secret;
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// The file cannot be read.
-    #[error("the credentials file {path} cannot be read: {source}; mend `credentials_file` in [artifacts], or leave it and `profile` out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")]
+    #[error(
+        "the credentials file {path} cannot be read: {source}; mend `credentials_file` in [artifacts], or leave it and `profile` out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    )]
     File {
         /// The file.
         path: String,
@@ -41,7 +43,9 @@ pub enum CredentialsError {
         message: &'static str,
     },
     /// The profile or one of its keys is missing.
-    #[error("{path} has no {what} for the profile [{profile}]; add it, or name another `profile` in [artifacts]")]
+    #[error(
+        "{path} has no {what} for the profile [{profile}]; add it, or name another `profile` in [artifacts]"
+    )]
     Missing {
         /// The file.
         path: String,
@@ -161,11 +165,13 @@ fn parse(text: &str, profile: &str, path: &str) -> Result<Keys, CredentialsError
             return Err(wrong("this key is in its section twice"));
         }
     }
-    let missing = |what| CredentialsError::Missing { path: path.to_owned(), profile: profile.to_owned(), what };
+    let missing =
+        |what| CredentialsError::Missing { path: path.to_owned(), profile: profile.to_owned(), what };
     if !found {
         return Err(missing("section"));
     }
-    let given = |value: Option<String>, what| value.filter(|value| !value.is_empty()).ok_or_else(|| missing(what));
+    let given =
+        |value: Option<String>, what| value.filter(|value| !value.is_empty()).ok_or_else(|| missing(what));
     Ok(Keys {
         id: given(id, "aws_access_key_id")?,
         secret: given(secret, "aws_secret_access_key")?.into(),

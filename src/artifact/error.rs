@@ -18,7 +18,9 @@ pub enum ArtifactError {
     },
     /// The server of the object store does not answer, or not now. Trying
     /// again helps.
-    #[error("the object store {place} does not answer: {reason}; it is tried again, nothing is lost meanwhile; check `endpoint` in [artifacts] and whether the server runs")]
+    #[error(
+        "the object store {place} does not answer: {reason}; it is tried again, nothing is lost meanwhile; check `endpoint` in [artifacts] and whether the server runs"
+    )]
     Away {
         /// Bucket and server.
         place: String,
@@ -36,7 +38,9 @@ pub enum ArtifactError {
         advice: String,
     },
     /// The object that was written is not the one that was sent.
-    #[error("{location} has {found} bytes in the object store after {sent} were sent; look for a proxy that cuts uploads, then try again")]
+    #[error(
+        "{location} has {found} bytes in the object store after {sent} were sent; look for a proxy that cuts uploads, then try again"
+    )]
     Cut {
         /// The object.
         location: String,
@@ -46,7 +50,9 @@ pub enum ArtifactError {
         found: u64,
     },
     /// The server lost the upload as often as it was begun.
-    #[error("the object store {place} forgot the upload of {location} {times} times; look whether something aborts uploads there")]
+    #[error(
+        "the object store {place} forgot the upload of {location} {times} times; look whether something aborts uploads there"
+    )]
     UploadLost {
         /// Bucket and server.
         place: String,
@@ -56,7 +62,9 @@ pub enum ArtifactError {
         times: u32,
     },
     /// A local file is not what its digest says.
-    #[error("{path} has SHA-256 {found} and should have {expected}: it was altered after it was written; run `thalweg segments verify`")]
+    #[error(
+        "{path} has SHA-256 {found} and should have {expected}: it was altered after it was written; run `thalweg segments verify`"
+    )]
     Altered {
         /// The file.
         path: String,
@@ -86,7 +94,9 @@ pub enum ArtifactError {
     #[error(transparent)]
     Registry(#[from] StoreError),
     /// Objects were listed in another order than that of their names.
-    #[error("the object store lists {second} after {first}; such a server (S3 Express is one) cannot be compared with the registry")]
+    #[error(
+        "the object store lists {second} after {first}; such a server (S3 Express is one) cannot be compared with the registry"
+    )]
     Unsorted {
         /// Listed first.
         first: String,
@@ -140,6 +150,11 @@ pub(super) fn meaning(error: &object_store::Error) -> Meaning {
             let advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `credentials_file` in [artifacts]; this machine was given no keys by its provider either";
             return Meaning::Refused { code: "no access key".into(), advice: advice.into() };
         }
+        if reason.contains("certificate") {
+            let advice =
+                "trust the authority that issued it: install its certificate, or name it in SSL_CERT_FILE";
+            return Meaning::Refused { code: reason, advice: advice.into() };
+        }
         return Meaning::Away(reason);
     }
     let code = tag(&text, "Code");
@@ -150,7 +165,9 @@ pub(super) fn meaning(error: &object_store::Error) -> Meaning {
         return Meaning::Refused { code: "redirected".into(), advice: other_region(None) };
     }
     match status(&text) {
-        Some(status @ (429 | 500..)) => Meaning::Away(format!("it answers with status {status}{}", named(code))),
+        Some(status @ (429 | 500..)) => {
+            Meaning::Away(format!("it answers with status {status}{}", named(code)))
+        }
         Some(status @ (400 | 401 | 403 | 405)) => Meaning::Refused {
             code: code.map_or_else(|| format!("status {status}"), str::to_owned),
             advice: rights(),
@@ -182,7 +199,8 @@ fn unanswered(error: &object_store::Error) -> Option<String> {
 }
 
 fn rights() -> String {
-    "give the keys the rights to list the bucket, to get, put and delete its objects, and to abort uploads".into()
+    "give the keys the rights to list the bucket, to get, put and delete its objects, and to abort uploads"
+        .into()
 }
 
 fn other_region(region: Option<&str>) -> String {
@@ -224,7 +242,9 @@ mod tests {
     use super::*;
 
     fn said(status: &str, body: &str) -> Meaning {
-        let text = format!("Error performing PUT http://h/b/k in 1ms - Server returned non-2xx status code: {status}: {body}");
+        let text = format!(
+            "Error performing PUT http://h/b/k in 1ms - Server returned non-2xx status code: {status}: {body}"
+        );
         meaning(&object_store::Error::Generic { store: "S3", source: text.into() })
     }
 
@@ -251,14 +271,18 @@ mod tests {
 
     #[test]
     fn a_server_that_is_busy_is_away_and_one_that_lacks_an_object_is_neither() {
-        assert_eq!(said("503 Slow", &code("SlowDown")), Meaning::Away("it answers with status 503 (SlowDown)".into()));
+        assert_eq!(
+            said("503 Slow", &code("SlowDown")),
+            Meaning::Away("it answers with status 503 (SlowDown)".into())
+        );
         assert_eq!(said("404 Not Found", &code("NoSuchKey")), Meaning::Object);
         assert_eq!(said("412 Precondition Failed", ""), Meaning::Object);
     }
 
     #[test]
     fn an_upload_that_is_lost_is_told_from_an_object_that_is_not_there() {
-        let error = |word: &str| object_store::Error::NotFound { path: "k".into(), source: code(word).into() };
+        let error =
+            |word: &str| object_store::Error::NotFound { path: "k".into(), source: code(word).into() };
         assert!(is_lost_upload(&error("NoSuchUpload")) && !is_lost_upload(&error("NoSuchKey")));
     }
 }

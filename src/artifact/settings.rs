@@ -73,7 +73,9 @@ impl Settings {
         SettingError::unless(
             (SMALLEST_PART..=LARGEST_PART).contains(&self.part_bytes),
             "part_bytes",
-            format!("S3 takes parts from {SMALLEST_PART}, and they are held in memory: write {SMALLEST_PART} to {LARGEST_PART}"),
+            format!(
+                "S3 takes parts from {SMALLEST_PART}, and they are held in memory: write {SMALLEST_PART} to {LARGEST_PART}"
+            ),
         )?;
         self.s3()?;
         Ok(())
@@ -88,7 +90,11 @@ impl Settings {
         if let Some(endpoint) = &self.endpoint {
             check_endpoint(endpoint).map_err(|message| SettingError::new("endpoint", message))?;
         }
-        let names = [("region", &self.region), ("profile", &self.profile), ("credentials_file", &self.credentials_file)];
+        let names = [
+            ("region", &self.region),
+            ("profile", &self.profile),
+            ("credentials_file", &self.credentials_file),
+        ];
         for (key, value) in names {
             let fine = value.as_ref().is_none_or(|value| !value.trim().is_empty());
             SettingError::unless(fine, key, "must not be empty; leave it out instead")?;
@@ -111,7 +117,8 @@ impl Settings {
             ("profile", self.profile.is_some()),
         ];
         for (key, set) in set {
-            let message = "means something for S3 only; set `url` to `s3://bucket/prefix` as well, or leave it out";
+            let message =
+                "means something for S3 only; set `url` to `s3://bucket/prefix` as well, or leave it out";
             SettingError::unless(!set, key, message)?;
         }
         Ok(())
@@ -174,7 +181,9 @@ fn parse_url(url: &str) -> Result<(String, String), String> {
         || !ends(bucket.bytes().next())
         || !ends(bucket.bytes().last())
     {
-        return Err(format!("`{bucket}` is not the name of a bucket; it has 3 to 63 of a-z, 0-9, `-` and `.`"));
+        return Err(format!(
+            "`{bucket}` is not the name of a bucket; it has 3 to 63 of a-z, 0-9, `-` and `.`"
+        ));
     }
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
     let part = |part: &str| {
@@ -190,14 +199,17 @@ fn parse_url(url: &str) -> Result<(String, String), String> {
 }
 
 fn check_endpoint(endpoint: &str) -> Result<(), String> {
-    let wrong = || format!("`{endpoint}` is not the address of a server; write `https://host` or `http://host:port`");
+    let wrong =
+        || format!("`{endpoint}` is not the address of a server; write `https://host` or `http://host:port`");
     let url: reqwest::Url = endpoint.parse().map_err(|_| wrong())?;
     let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !bare {
         return Err(wrong());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a name or a password; keys come from the environment or a credentials file".into());
+        return Err(
+            "must not hold a name or a password; keys come from the environment or a credentials file".into(),
+        );
     }
     Ok(())
 }
@@ -221,9 +233,22 @@ mod tests {
 
     #[test]
     fn what_is_no_bucket_is_refused_with_what_would_be_right() {
-        for url in ["my-bucket", "https://my-bucket", "s3://", "s3://ab", "s3://Upper", "s3://-abc", "s3://abc//x", "s3://abc/../x", "s3://abc/a b"] {
+        for url in [
+            "my-bucket",
+            "https://my-bucket",
+            "s3://",
+            "s3://ab",
+            "s3://Upper",
+            "s3://-abc",
+            "s3://abc//x",
+            "s3://abc/../x",
+            "s3://abc/a b",
+        ] {
             let error = of(url).validate().unwrap_err();
-            assert!(error.key == "url" && error.message.contains("write") || error.message.contains("3 to 63"), "{url}: {error}");
+            assert!(
+                error.key == "url" && error.message.contains("write") || error.message.contains("3 to 63"),
+                "{url}: {error}"
+            );
         }
     }
 
@@ -234,14 +259,20 @@ mod tests {
         assert!(place.path_style && place.is_plain());
         assert_eq!(place.client_endpoint().as_deref(), Some("http://127.0.0.1:9000"));
         settings.path_style = Some(false);
-        assert_eq!(settings.s3().unwrap().unwrap().client_endpoint().as_deref(), Some("http://abc.127.0.0.1:9000"));
+        assert_eq!(
+            settings.s3().unwrap().unwrap().client_endpoint().as_deref(),
+            Some("http://abc.127.0.0.1:9000")
+        );
         assert!(!of("s3://abc").s3().unwrap().unwrap().path_style);
     }
 
     #[test]
     fn an_endpoint_is_a_bare_address_without_secrets() {
-        for endpoint in ["127.0.0.1:9000", "ftp://host", "http://host/path", "http://host?x=1", "https://key:secret@host"] {
-            let error = Settings { endpoint: Some(endpoint.into()), ..of("s3://abc") }.validate().unwrap_err();
+        for endpoint in
+            ["127.0.0.1:9000", "ftp://host", "http://host/path", "http://host?x=1", "https://key:secret@host"]
+        {
+            let error =
+                Settings { endpoint: Some(endpoint.into()), ..of("s3://abc") }.validate().unwrap_err();
             assert_eq!(error.key, "endpoint", "{endpoint}");
         }
     }

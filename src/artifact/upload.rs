@@ -165,7 +165,11 @@ impl Bucket {
         let missing = upload.missing();
         tracing::info!(object = %key, parts = upload.count(), missing = missing.len(), "sending an object in parts");
         let failed = |source: object_store::Error| {
-            if is_lost_upload(&source) { Failed::Lost } else { Failed::Otherwise(self.error(key.as_ref(), source)) }
+            if is_lost_upload(&source) {
+                Failed::Lost
+            } else {
+                Failed::Otherwise(self.error(key.as_ref(), source))
+            }
         };
         let sending: Vec<_> = missing.into_iter().map(|n| (n, upload.range(n))).collect();
         let id = upload.id.clone();
@@ -277,7 +281,8 @@ async fn size_of(file: &Outgoing<'_>) -> Result<u64, ArtifactError> {
         Ok((bytes, hex(&hash.finalize())))
     };
     let shown = || file.path.display().to_string();
-    let (bytes, found) = blocking(hash).await.map_err(|source| ArtifactError::File { path: shown(), source })?;
+    let (bytes, found) =
+        blocking(hash).await.map_err(|source| ArtifactError::File { path: shown(), source })?;
     if found != file.digest {
         return Err(ArtifactError::Altered { path: shown(), expected: file.digest.to_owned(), found });
     }

@@ -92,6 +92,19 @@ impl ArchiveError {
     }
 }
 
+/// Why archiving failed the last time; said once, however often it is tried.
+struct Trouble {
+    is_away: bool,
+    what: String,
+}
+
+impl Trouble {
+    /// A server that goes away is refused, reset or silent by turns.
+    fn is_same(&self, other: &Self) -> bool {
+        (self.is_away && other.is_away) || self.what == other.what
+    }
+}
+
 /// Archives the closed segments of one stream.
 #[derive(Clone)]
 pub struct Archive {
@@ -126,7 +139,7 @@ impl Archive {
     pub async fn run(self, progress: Arc<Progress>, stop: CancellationToken) -> Result<(), ArchiveError> {
         let mut durable = self.log.durable();
         let mut wait = FIRST_WAIT;
-        let mut trouble = None;
+        let mut trouble: Option<Trouble> = None;
         loop {
             let active = durable.borrow_and_update().active_base;
             let result = self.archive_closed().await;
@@ -148,15 +161,14 @@ impl Archive {
                     }
                 }
                 Err(error) => {
-                    let what = error.to_string();
-                    // Said once, however often it is tried.
-                    if trouble.as_ref() == Some(&what) {
+                    let now = Trouble { is_away: error.is_away(), what: error.to_string() };
+                    progress.trouble("archive", now.what.clone());
+                    if trouble.as_ref().is_some_and(|before| before.is_same(&now)) {
                         tracing::debug!(%error, stream = self.log.stream(), "archiving fails still");
                     } else {
                         tracing::error!(%error, stream = self.log.stream(), "archiving failed; it is tried again");
-                        progress.trouble("archive", what.clone());
-                        trouble = Some(what);
                     }
+                    trouble = Some(now);
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
                         () = tokio::time::sleep(wait) => {}
@@ -229,10 +241,7 @@ impl Archive {
     /// Seals what can be proven of `raw`, and gives the sealed segment, its
     /// file and its digest. One that is damaged is set aside and reported, also
     /// if nothing of it can be proven: trying again would find the same.
-    async fn seal(
-        &self,
-        raw: Arc<RawFile>,
-    ) -> Result<Option<(SegmentInfo, PathBuf, String)>, ArchiveError> {
+    async fn seal(&self, raw: Arc<RawFile>) -> Result<Option<(SegmentInfo, PathBuf, String)>, ArchiveError> {
         let base = raw.base_offset();
         let started = std::time::Instant::now();
         let header = SegmentHeader {
@@ -330,12 +339,7 @@ impl Archive {
         Ok(entered)
     }
 
-    async fn enter(
-        &self,
-        info: &SegmentInfo,
-        path: &Path,
-        object_digest: &str,
-    ) -> Result<(), ArchiveError> {
+    async fn enter(&self, info: &SegmentInfo, path: &Path, object_digest: &str) -> Result<(), ArchiveError> {
         let what = catalog::description(info, (self.clock)());
         self.artifacts.put_file(path, object_digest, what).await?;
         Ok(self.store.put_segment(&catalog::row(info, path, object_digest)).await?)

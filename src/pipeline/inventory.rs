@@ -82,9 +82,18 @@ impl Inventory {
             let (missing, resized, orphans, segments) =
                 (report.missing.count, report.resized.count, report.orphans.count, report.segments.count);
             if report.is_fine() {
-                tracing::debug!(objects = report.objects, "every row has its object and every object its row");
+                tracing::debug!(
+                    objects = report.objects,
+                    "every row has its object and every object its row"
+                );
             } else {
-                tracing::warn!(missing, resized, orphans, segments, "objects and registry differ; see `thalweg artifacts check`");
+                tracing::warn!(
+                    missing,
+                    resized,
+                    orphans,
+                    segments,
+                    "objects and registry differ; see `thalweg artifacts check`"
+                );
             }
         }
         *said = Some(report.clone());

@@ -20,7 +20,11 @@ pub(super) async fn check(pipeline: &Pipeline) -> Vec<Check> {
     match probe(pipeline).await {
         Ok(probe) => of(&probe),
         Err(error) => {
-            vec![Check::problem("object store", format!("{error:#}"), "see docs/artifacts.md, `When it is refused`")]
+            vec![Check::problem(
+                "object store",
+                format!("{error:#}"),
+                "see docs/artifacts.md, `When it is refused`",
+            )]
         }
     }
 }
@@ -50,7 +54,9 @@ fn of(probe: &Probe) -> Vec<Check> {
         )
     });
     checks.push(match probe.ahead_ms {
-        None => Check::warning("object store: clock", "the server tells no time", "see that its clock is set"),
+        None => {
+            Check::warning("object store: clock", "the server tells no time", "see that its clock is set")
+        }
         Some(ms) if ms.abs() > ALARMING_MS => Check::problem(
             "object store: clock",
             format!("{} s apart", ms / 1000),

@@ -548,3 +548,47 @@ async fn doctor_works_with_the_object_store_and_leaves_nothing_there() {
     let checks = json_of(3, &site, &["doctor", "--connect"]);
     assert!(checks.to_string().contains("NoSuchBucket"), "{checks}");
 }
+
+/// Kills and starts the gateway itself:
+/// `THALWEG_TEST_S3_CRASHES=10 cargo nextest run --run-ignored only a_gateway_that_is_killed`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the other tests use that gateway at the same time"]
+async fn a_gateway_that_is_killed_under_load_costs_nothing() {
+    let Some(s3) = s3() else { return };
+    let crashes = std::env::var("THALWEG_TEST_S3_CRASHES").map_or(3, |n| n.parse().unwrap());
+    let services = |action: &str| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
+        let done = std::process::Command::new(script).args([action, "s3"]).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    let seed =
+        std::env::var("THALWEG_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("THALWEG_TEST_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let large = LARGE.replace("16MiB", "8MiB");
+    let site = s3.site(&s3.endpoint, &large);
+    let daemon = site.start();
+    let mut producer = Producer::tcp(daemon.tcp()).await;
+    let mut acked = 0;
+    for crash in 0..crashes {
+        let sent = frames(random.random_range(600..1_400), 15_000, seed ^ crash);
+        acked += producer.put_all(&sent).await.len() as u64;
+        tokio::time::sleep(std::time::Duration::from_millis(random.random_range(0..400))).await;
+        services("kill");
+        let sent = frames(random.random_range(100..800), 15_000, seed ^ crash ^ (1 << 32));
+        acked += producer.put_all(&sent).await.len() as u64;
+        services("start");
+    }
+    assert_eq!(daemon.status().await["end_offset"], acked);
+    let closed = async || {
+        site.log_files(".log").len() == 1 && daemon.status().await["derived"]["trouble"] == json!({})
+    };
+    eventually("everything closed is archived", closed).await;
+    registered(&site, site.log_files(".seg.zst").len()).await;
+    daemon.stop_drained();
+    let checked = json_of(0, &site, &["artifacts", "check"]);
+    assert_eq!(checked["rows"], checked["objects"], "{checked}");
+    json_of(0, &site, &["artifacts", "verify"]);
+    let records: u64 = site.store().await.segments("main").await.unwrap().iter().map(|row| row.records).sum();
+    println!("{acked} records acknowledged, {records} of them in sealed segments, {crashes} crashes");
+}

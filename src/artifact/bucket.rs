@@ -147,7 +147,11 @@ impl Bucket {
         match self.s3.head(key).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(source) => Err(self.error(key.as_ref(), source)),
+            Err(source) => match self.error(key.as_ref(), source) {
+                // This request is answered without a reason; the other is not.
+                refused @ ArtifactError::Refused { .. } => self.reach().await.and(Err(refused)),
+                error => Err(error),
+            },
         }
     }
 

@@ -112,7 +112,7 @@ impl Bucket {
                 Some(_) => self.replace(&key, &content).await?,
             }
         } else {
-            self.put_parts(&file, &key, bytes).await?;
+            self.put_parts(&file, &key, bytes, again).await?;
         }
         match self.size(&key).await? {
             Some(found) if found == bytes => Ok(bytes),
@@ -123,7 +123,13 @@ impl Bucket {
         }
     }
 
-    async fn put_parts(&self, file: &Outgoing<'_>, key: &Location, bytes: u64) -> Result<(), ArtifactError> {
+    async fn put_parts(
+        &self,
+        file: &Outgoing<'_>,
+        key: &Location,
+        bytes: u64,
+        again: bool,
+    ) -> Result<(), ArtifactError> {
         for _ in 0..BEGINNINGS {
             let mut upload = match self.remembered(file.digest, key, bytes)? {
                 Some(upload) => upload,
@@ -133,7 +139,7 @@ impl Bucket {
                 // Also if the upload was completed and the answer got lost.
                 Err(Failed::Lost) => {
                     self.forget(file.digest)?;
-                    if self.size(key).await? == Some(bytes) {
+                    if !again && self.size(key).await? == Some(bytes) {
                         return Ok(());
                     }
                 }

@@ -29,7 +29,7 @@ impl Inventory {
     /// Compares until told to stop. Mends nothing but uploads that were given
     /// up; what is found is shown, and said when it changes.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ArtifactError> {
-        let mut said = None;
+        let mut said = counts(&CheckReport::default());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -55,47 +55,38 @@ impl Inventory {
         }
         let grace_ms = i64::try_from(self.grace.as_millis()).unwrap_or(i64::MAX);
         let report = self.artifacts.check(grace_ms, now_ms).await?;
-        metrics::artifacts_checked(
-            [
-                ("missing", report.missing.count),
-                ("resized", report.resized.count),
-                ("orphan", report.orphans.count),
-                ("segment", report.segments.count),
-            ],
-            now_ms,
-        );
+        metrics::artifacts_checked(counts(&report), now_ms);
         Ok(report)
     }
 
-    fn show(&self, report: &CheckReport, said: &mut Option<CheckReport>) {
+    fn show(&self, report: &CheckReport, said: &mut Found) {
+        let found = counts(report);
+        let [(_, missing), (_, resized), (_, orphans), (_, segments)] = found;
         if report.is_whole() {
             self.progress.well("artifacts");
         } else {
             let what = format!(
-                "{} artifacts have no object, {} an object of another size, {} sealed segments no artifact; \
-                 `thalweg artifacts check` names them",
-                report.missing.count, report.resized.count, report.segments.count
+                "{missing} artifacts have no object, {resized} an object of another size, {segments} sealed segments \
+                 no artifact; `thalweg artifacts check` names them"
             );
             self.progress.trouble("artifacts", what);
         }
-        if said.as_ref().map_or(!report.is_fine(), |said| said != report) {
-            let (missing, resized, orphans, segments) =
-                (report.missing.count, report.resized.count, report.orphans.count, report.segments.count);
-            if report.is_fine() {
-                tracing::debug!(
-                    objects = report.objects,
-                    "every row has its object and every object its row"
-                );
-            } else {
-                tracing::warn!(
-                    missing,
-                    resized,
-                    orphans,
-                    segments,
-                    "objects and registry differ; see `thalweg artifacts check`"
-                );
-            }
+        if *said != found && !report.is_fine() {
+            let see = "objects and registry differ; see `thalweg artifacts check`";
+            tracing::warn!(missing, resized, orphans, segments, "{see}");
         }
-        *said = Some(report.clone());
+        *said = found;
     }
+}
+
+/// Findings by kind.
+type Found = [(&'static str, u64); 4];
+
+fn counts(report: &CheckReport) -> Found {
+    [
+        ("missing", report.missing.count),
+        ("resized", report.resized.count),
+        ("orphan", report.orphans.count),
+        ("segment", report.segments.count),
+    ]
 }

@@ -341,7 +341,7 @@ async fn what_is_refused_says_what_to_do() {
     )
     .await;
     fs::write(&s3.credentials, keys).unwrap();
-    refuses(s3.section(&endpoint), ["AuthorizationHeaderMalformed", "set `region = \\\"eu-west-3\\\"`"]);
+    refuses(s3.section(&endpoint), ["AuthorizationHeaderMalformed", "set `region = \"eu-west-3\"`"]);
 }
 
 /// A fake that answers every request alike.
@@ -373,7 +373,7 @@ async fn a_server_that_is_away_delays_and_loses_nothing_and_is_said_once() {
     let daemon = site.start();
     let mut producer = Producer::tcp(daemon.tcp()).await;
     producer.put_all(&frames(800, 4_000, 3)).await;
-    sealed(&daemon, 2).await;
+    eventually("sealing goes on", async || site.log_files(".seg.zst").len() >= 2).await;
     let troubled = async || {
         daemon.status().await["derived"]["trouble"]["archive"]
             .as_str()

@@ -145,11 +145,12 @@ pub(super) enum Meaning {
 /// Tells what `error` of an S3 client means.
 pub(super) fn meaning(error: &object_store::Error) -> Meaning {
     let text = error.to_string();
+    // The client's last resort, which most machines have no answer for.
+    if text.contains("//169.254.") {
+        let advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `credentials_file` in [artifacts]; this machine was given no keys by its provider either";
+        return Meaning::Refused { code: "no access key".into(), advice: advice.into() };
+    }
     if let Some(reason) = unanswered(error) {
-        if text.contains("169.254.") {
-            let advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `credentials_file` in [artifacts]; this machine was given no keys by its provider either";
-            return Meaning::Refused { code: "no access key".into(), advice: advice.into() };
-        }
         if reason.contains("certificate") {
             let advice =
                 "trust the authority that issued it: install its certificate, or name it in SSL_CERT_FILE";
@@ -267,6 +268,13 @@ mod tests {
             assert!(code == word && found.contains(advice), "{word}: {found}");
         }
         assert!(matches!(said("403 Forbidden", ""), Meaning::Refused { code, .. } if code == "status 403"));
+    }
+
+    #[test]
+    fn a_machine_without_keys_is_not_taken_for_one_without_rights() {
+        let text = "Error performing PUT http://169.254.169.254/latest/api/token in 1ms - Server returned non-2xx status code: 403 Forbidden: ";
+        let found = meaning(&object_store::Error::Generic { store: "S3", source: text.into() });
+        assert!(matches!(found, Meaning::Refused { code, .. } if code == "no access key"));
     }
 
     #[test]

@@ -1,86 +1,44 @@
 //! Artifacts: immutable objects, named by their content.
 //!
 //! An object lies at `KIND/sha256/AB/DIGEST.EXT`, where DIGEST is the SHA-256
-//! of its bytes in hex and AB its first two digits. It is put first, and only
-//! if it is not there yet; then its row makes it known. So a row always has
-//! its object, and putting the same bytes twice costs nothing.
+//! of its bytes in hex and AB its first two digits, in a local folder or below
+//! the prefix of an S3 bucket. It is put first, and only if it is not there
+//! yet; then its row makes it known. So a row always has its object, and
+//! putting the same bytes twice costs nothing.
 
-use std::{path::Path, sync::Arc};
+mod bucket;
+mod check;
+mod credentials;
+mod error;
+mod listing;
+mod probe;
+mod settings;
+mod upload;
+
+use std::{path::Path, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::{
     ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart, local::LocalFileSystem,
     path::Path as Location,
 };
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
+pub use check::{Broken, CheckReport, Findings, Orphan, Unregistered};
+pub use credentials::CredentialsError;
+pub use error::ArtifactError;
+pub use probe::Probe;
+pub use settings::{S3Place, Settings};
+
 use crate::{
-    setting::SettingError,
-    store::{ArtifactRow, Store, StoreError},
+    metrics,
+    store::{ArtifactRow, Store},
 };
-
-/// The `[artifacts]` section of a pipeline file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Folder of the local object store, relative to `data_dir`.
-    pub path: String,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { path: "artifacts".into() }
-    }
-}
-
-impl Settings {
-    /// Refuses values that cannot be meant.
-    pub fn validate(&self) -> Result<(), SettingError> {
-        SettingError::unless(!self.path.is_empty(), "path", "must name a folder")
-    }
-}
-
-/// Why an artifact could not be kept or read.
-#[derive(Debug, thiserror::Error)]
-pub enum ArtifactError {
-    /// The object store refused.
-    #[error("the object store failed at {location}: {source}")]
-    Objects {
-        /// The object.
-        location: String,
-        /// What it said.
-        source: object_store::Error,
-    },
-    /// A local file could not be read or written.
-    #[error("{path}: {source}")]
-    File {
-        /// The file.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The registry refused.
-    #[error(transparent)]
-    Registry(#[from] StoreError),
-    /// No row has that digest.
-    #[error("no artifact has a digest that begins with `{digest}`; `thalweg artifacts list` shows them")]
-    Unknown {
-        /// What was asked for.
-        digest: String,
-    },
-    /// Several rows have a digest that begins like this.
-    #[error("{count} artifacts have a digest that begins with `{digest}`; write more of it")]
-    Ambiguous {
-        /// What was asked for.
-        digest: String,
-        /// How many match.
-        count: usize,
-    },
-}
+use bucket::Bucket;
+use upload::Outgoing;
 
 /// What verifying one artifact found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -101,6 +59,8 @@ pub enum Verified {
 #[derive(Clone)]
 pub struct Artifacts {
     objects: Arc<dyn ObjectStore>,
+    /// If they are in S3.
+    bucket: Option<Arc<Bucket>>,
     registry: Store,
 }
 
@@ -127,7 +87,49 @@ impl Artifacts {
         let objects = LocalFileSystem::new_with_prefix(path)
             .map_err(|source| ArtifactError::Objects { location: path.display().to_string(), source })?
             .with_fsync(true);
-        Ok(Self { objects: Arc::new(objects), registry })
+        Ok(Self { objects: Arc::new(objects), bucket: None, registry })
+    }
+
+    /// Objects where `settings` say, rows in `registry`. A local folder is
+    /// `local`; how far uploads to S3 are is written down in the folder
+    /// `uploads`. Sends nothing, and may block while it reads certificates.
+    pub fn open(
+        settings: &Settings,
+        local: &Path,
+        uploads: &Path,
+        registry: Store,
+    ) -> Result<Self, ArtifactError> {
+        let Some(place) = settings.s3()? else {
+            return Self::local(local, registry);
+        };
+        std::fs::create_dir_all(uploads)
+            .map_err(|source| ArtifactError::File { path: uploads.display().to_string(), source })?;
+        let bucket = Bucket::open(place, settings, uploads.to_owned())?;
+        Ok(Self { objects: bucket.objects(), bucket: Some(Arc::new(bucket)), registry })
+    }
+
+    /// Removes what a crash left unfinished beside the uploads. For whoever
+    /// has the log's lock: nobody else writes there.
+    pub fn sweep(&self) -> Result<(), ArtifactError> {
+        let Some(bucket) = &self.bucket else { return Ok(()) };
+        let swept = crate::durable::sweep_temporaries(&bucket.uploads);
+        let failed = |source| ArtifactError::File { path: bucket.uploads.display().to_string(), source };
+        swept.map(|_| ()).map_err(failed)
+    }
+
+    /// Asks whether the object store can be had. Says what to do where not.
+    pub async fn reach(&self) -> Result<(), ArtifactError> {
+        match &self.bucket {
+            Some(bucket) => bucket.reach().await,
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&self, location: &str, source: object_store::Error) -> ArtifactError {
+        match &self.bucket {
+            Some(bucket) => bucket.error(location, source),
+            None => ArtifactError::Objects { location: location.to_owned(), source },
+        }
     }
 
     /// Keeps `bytes`. Returns the digest.
@@ -135,12 +137,20 @@ impl Artifacts {
         let digest = hex(&Sha256::digest(&bytes));
         let location = location(&what, &digest);
         let size = bytes.len() as u64;
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.objects.put_opts(&location, PutPayload::from(bytes), options).await {
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-            Err(source) => return Err(ArtifactError::Objects { location: location.to_string(), source }),
+        let bytes = Bytes::from(bytes);
+        match &self.bucket {
+            Some(bucket) => bucket.put_once(&bucket.key(&location), &bytes).await?,
+            None => self.put_local(&location, bytes).await?,
         }
         self.register(digest, location, size, what).await
+    }
+
+    async fn put_local(&self, location: &Location, bytes: Bytes) -> Result<(), ArtifactError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.objects.put_opts(location, PutPayload::from(bytes), options).await {
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+            Err(source) => Err(self.failed(location.as_ref(), source)),
+        }
     }
 
     /// Keeps a copy of the file at `path`, whose SHA-256 is `digest`, without
@@ -151,14 +161,7 @@ impl Artifacts {
         digest: &str,
         what: Description<'_>,
     ) -> Result<String, ArtifactError> {
-        let location = location(&what, digest);
-        let at = |source| ArtifactError::Objects { location: location.to_string(), source };
-        let size = match self.objects.head(&location).await {
-            Ok(meta) => meta.size,
-            Err(object_store::Error::NotFound { .. }) => self.upload(path, &location).await?,
-            Err(source) => return Err(at(source)),
-        };
-        self.register(digest.to_owned(), location, size, what).await
+        self.keep_file(path, digest, what, false).await
     }
 
     /// As [`Self::put_file`], in the place of whatever the object store has
@@ -169,13 +172,36 @@ impl Artifacts {
         digest: &str,
         what: Description<'_>,
     ) -> Result<String, ArtifactError> {
-        let location = location(&what, digest);
-        let size = self.upload(path, &location).await?;
+        self.keep_file(path, digest, what, true).await
+    }
+
+    async fn keep_file(
+        &self,
+        path: &Path,
+        digest: &str,
+        what: Description<'_>,
+        again: bool,
+    ) -> Result<String, ArtifactError> {
+        let (started, location) = (Instant::now(), location(&what, digest));
+        let size = match &self.bucket {
+            Some(bucket) => {
+                let file = Outgoing { path, digest, now_ms: what.now_ms };
+                bucket.put_file(file, &location, again).await?
+            }
+            None if again => self.copy(path, &location).await?,
+            None => match self.objects.head(&location).await {
+                Ok(meta) => meta.size,
+                Err(object_store::Error::NotFound { .. }) => self.copy(path, &location).await?,
+                Err(source) => return Err(self.failed(location.as_ref(), source)),
+            },
+        };
+        metrics::artifact_put(started.elapsed(), size);
         self.register(digest.to_owned(), location, size, what).await
     }
 
-    async fn upload(&self, path: &Path, location: &Location) -> Result<u64, ArtifactError> {
-        let at = |source| ArtifactError::Objects { location: location.to_string(), source };
+    /// Copies a file into the local folder.
+    async fn copy(&self, path: &Path, location: &Location) -> Result<u64, ArtifactError> {
+        let at = |source| self.failed(location.as_ref(), source);
         let failed = |source| ArtifactError::File { path: path.display().to_string(), source };
         let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
         let mut upload = WriteMultipart::new(self.objects.put_multipart(location).await.map_err(at)?);
@@ -236,16 +262,13 @@ impl Artifacts {
 
     /// Reads the object at `location` whole and compares its digest.
     pub async fn verify_object(&self, location: &str, digest: &str) -> Result<Verified, ArtifactError> {
-        let at = |source| ArtifactError::Objects { location: location.to_owned(), source };
-        let found = match self.objects.get(&Location::from(location)).await {
-            Err(object_store::Error::NotFound { .. }) => return Ok(Verified::Missing),
-            Err(source) => return Err(at(source)),
-            Ok(object) => object
-                .into_stream()
-                .try_fold(Sha256::new(), async |hash, bytes| Ok(hash.chain_update(&bytes)))
-                .await
-                .map_err(at)?,
+        let at = |source| self.failed(location, source);
+        let object = match self.objects.get(&Location::from(location)).await.map_err(at) {
+            Err(error) if error.is_not_found() => return Ok(Verified::Missing),
+            object => object?,
         };
+        let hash = async |hash: Sha256, bytes: Bytes| Ok(hash.chain_update(&bytes));
+        let found = object.into_stream().try_fold(Sha256::new(), hash).await.map_err(at)?;
         let found = hex(&found.finalize());
         Ok(if found == digest { Verified::Intact } else { Verified::Altered { found } })
     }
@@ -253,19 +276,14 @@ impl Artifacts {
     /// The objects of `kind`, with or without a row, as (location, digest):
     /// their names say what their digest should be.
     pub async fn objects(&self, kind: &str) -> Result<Vec<(String, String)>, ArtifactError> {
-        let at = |source| ArtifactError::Objects { location: kind.to_owned(), source };
         let found: Vec<String> = self
             .objects
             .list(Some(&Location::from(kind)))
             .map_ok(|meta| meta.location.to_string())
             .try_collect()
             .await
-            .map_err(at)?;
-        let digest = |location: &str| {
-            let (digest, _) = location.rsplit('/').next()?.split_once('.')?;
-            (digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit())).then(|| digest.to_owned())
-        };
-        Ok(found.into_iter().filter_map(|location| digest(&location).map(|d| (location, d))).collect())
+            .map_err(|source| self.failed(kind, source))?;
+        Ok(found.into_iter().filter_map(|location| digest_of(&location).map(|d| (location, d))).collect())
     }
 
     /// Where an object of `kind` with this digest lies, if it is there.
@@ -279,7 +297,7 @@ impl Artifacts {
     }
 
     async fn object(&self, location: &str) -> Result<Bytes, ArtifactError> {
-        let at = |source| ArtifactError::Objects { location: location.to_owned(), source };
+        let at = |source| self.failed(location, source);
         let object = self.objects.get(&Location::from(location)).await.map_err(at)?;
         object.bytes().await.map_err(at)
     }
@@ -291,9 +309,37 @@ impl Artifacts {
 
     /// Writes the object at `location` to the file `path`, durably.
     pub async fn fetch_object(&self, location: &str, path: &Path) -> Result<(), ArtifactError> {
-        let bytes = self.object(location).await?;
-        crate::durable::publish(path, |file| std::io::Write::write_all(file, &bytes))
-            .map_err(|source| ArtifactError::File { path: path.display().to_string(), source })
+        let object = self.objects.get(&Location::from(location)).await;
+        let mut bytes = object.map_err(|source| self.failed(location, source))?.into_stream();
+        let (sender, mut chunks) = tokio::sync::mpsc::channel::<std::io::Result<Bytes>>(4);
+        let to = path.to_owned();
+        let writing = tokio::task::spawn_blocking(move || {
+            crate::durable::publish(&to, |file| {
+                while let Some(chunk) = chunks.blocking_recv() {
+                    std::io::Write::write_all(file, &chunk?)?;
+                }
+                Ok(())
+            })
+        });
+        let mut interrupted = None;
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk.map_err(|source| {
+                interrupted = Some(self.failed(location, source));
+                std::io::Error::other("the object could not be read to its end")
+            });
+            // A writer that has failed says why below.
+            if sender.send(chunk).await.is_err() || interrupted.is_some() {
+                break;
+            }
+        }
+        drop(sender);
+        let written = writing.await.map_err(std::io::Error::other).flatten();
+        match interrupted {
+            Some(error) => Err(error),
+            None => {
+                written.map_err(|source| ArtifactError::File { path: path.display().to_string(), source })
+            }
+        }
     }
 
     /// Objects that no row names. Those younger than a put that is under way
@@ -301,16 +347,22 @@ impl Artifacts {
     pub async fn orphans(&self) -> Result<Vec<String>, ArtifactError> {
         let known: std::collections::HashSet<String> =
             self.list().await?.into_iter().map(|row| row.location).collect();
-        let at = |source| ArtifactError::Objects { location: String::new(), source };
         let found: Vec<_> = self
             .objects
             .list(None)
             .map_ok(|meta| meta.location.to_string())
             .try_collect()
             .await
-            .map_err(at)?;
+            .map_err(|source| self.failed("", source))?;
         Ok(found.into_iter().filter(|location| !known.contains(location)).collect())
     }
+}
+
+/// The digest in the name of an object that an artifact can have.
+fn digest_of(location: &str) -> Option<String> {
+    let (digest, _) = location.rsplit('/').next()?.split_once('.')?;
+    let is_digest = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
+    is_digest.then(|| digest.to_owned())
 }
 
 fn location(what: &Description<'_>, digest: &str) -> Location {

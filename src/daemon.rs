@@ -24,7 +24,7 @@ use tracing::Instrument;
 
 use crate::{
     api::{Api, Bodies, Parts},
-    artifact::{Artifacts, Description},
+    artifact::{ArtifactError, Artifacts, Description},
     clock::{self, Clock},
     config::{Format, Pipeline, Source},
     dataflow::{Cpu, Drained, Supervisor},
@@ -41,6 +41,7 @@ use crate::{
         derive::Derive,
         deriver::Deriver,
         dictionaries::Dictionaries,
+        inventory::Inventory,
         progress::Progress,
         search::Searcher,
         serving::{Served, Serving},
@@ -57,6 +58,9 @@ use crate::{
     },
     store::{Lease, SpaceState, Store, StoredVectors},
 };
+
+/// Time to the next attempt at an object store that does not answer.
+const AWAY: Duration = Duration::from_secs(5);
 
 /// How a daemon ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,7 +198,8 @@ pub async fn open_store(pipeline: &Pipeline) -> Result<Store> {
 /// Opens the object store of `pipeline`.
 pub fn open_artifacts(pipeline: &Pipeline, store: &Store) -> Result<Artifacts> {
     let path = pipeline.in_data_dir(pipeline.artifacts.path.as_ref());
-    Ok(Artifacts::local(&path, store.clone())?)
+    let uploads = pipeline.data_dir.join("uploads");
+    Ok(Artifacts::open(&pipeline.artifacts, &path, &uploads, store.clone())?)
 }
 
 /// The dictionaries of the stream of `pipeline`.
@@ -364,8 +369,9 @@ impl Daemon {
         }
         let pipeline = bench.pipeline.clone();
         tracing::info!(space = %bench.serving.now().await?.model.space(), "embedding space");
-        keep_model_description(&bench).await?;
+        let described = keep_model_description(&bench).await;
         let (log, damage) = open_log_of(&pipeline, &bench.store, clock.clone()).await?;
+        bench.artifacts.sweep()?;
         let start = log.reader().start_offset();
         let lease = bench.store.acquire(&pipeline.name, &pipeline.stream, start, clock()).await?;
         let progress = Arc::new(Progress::new(lease.checkpoint()));
@@ -408,6 +414,9 @@ impl Daemon {
             damage,
             bench,
         };
+        if let Err(error) = described {
+            daemon.describe_later(error)?;
+        }
         // One that ends by itself checks its model when it needs it.
         daemon.start_workers(lease, &batch_tag, !options.once, clock)?;
         daemon.start_server(http, &ingest, batch_tag, metrics, started);
@@ -415,6 +424,31 @@ impl Daemon {
         daemon.start_sources(listeners, &sessions, &ingest);
         daemon.start_forwards(forwards, &sessions, &ingest);
         Ok(daemon)
+    }
+
+    /// An object store that does not answer holds up no start; one that
+    /// refuses does, because somebody has to do something about it.
+    fn describe_later(&mut self, error: anyhow::Error) -> Result<()> {
+        if !error.downcast_ref().is_some_and(ArtifactError::is_away) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "the object store is away; what is to be kept there waits");
+        self.progress.trouble("model description", error.to_string());
+        let (bench, progress, stop) = (self.bench.clone(), self.progress.clone(), self.workers.stop_token());
+        let task = async move {
+            let again = async {
+                while let Err(error) = keep_model_description(&bench).await {
+                    progress.trouble("model description", error.to_string());
+                    tokio::time::sleep(AWAY).await;
+                }
+                progress.well("model description");
+            };
+            stop.run_until_cancelled(again).await;
+            stop.cancelled().await;
+            Ok::<_, anyhow::Error>(())
+        };
+        self.workers.spawn("model description", task);
+        Ok(())
     }
 
     fn start_workers(&mut self, lease: Lease, batch_tag: &str, watched: bool, clock: Clock) -> Result<()> {
@@ -463,6 +497,17 @@ impl Daemon {
             self.workers.spawn("derive", derive.run(stop.clone(), self.abandon.clone()));
         }
         self.workers.spawn("upkeep", upkeep::run(self.bench.store.clone(), stop.clone()));
+        let every = pipeline.artifacts.check_every.0;
+        if watched && !every.is_zero() {
+            let inventory = Inventory {
+                artifacts: artifacts.clone(),
+                every,
+                grace: pipeline.artifacts.grace.0,
+                progress: self.progress.clone(),
+                clock: archive.clock.clone(),
+            };
+            self.workers.spawn("inventory", inventory.run(stop.clone()));
+        }
         self.workers.spawn("archive", archive.run(self.progress.clone(), stop));
         Ok(())
     }

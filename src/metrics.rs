@@ -34,7 +34,15 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!("segments_sealed_total", "Segments sealed.");
     describe_counter!("segments_plain_bytes_total", "Bytes of frames in sealed segments.");
     describe_counter!("segments_object_bytes_total", "Bytes of sealed segments.");
-    describe_histogram!("segment_seal_seconds", "Time to seal, keep and enter one segment.");
+    describe_histogram!("segment_seal_seconds", "Time to seal one segment.");
+    describe_histogram!("artifact_put_seconds", "Time to keep one file in the object store.");
+    describe_counter!("artifact_put_bytes_total", "Bytes of those files.");
+    describe_gauge!("archive_failing", "1 while closed segments cannot be archived, 0 otherwise.");
+    describe_gauge!("artifacts_wrong", "What the last comparison of objects and rows found, by kind.");
+    describe_gauge!(
+        "artifacts_checked_at_seconds",
+        "When objects and rows were compared last, in Unix time."
+    );
     describe_counter!("damage_found_total", "Damage found in the log's files since the start, by kind.");
     describe_gauge!("damage_open", "Damage in the log's files that `segments repair` has not seen to.");
     describe_gauge!("damage_lost_records", "Offsets of the log that cannot be read, repaired or not.");
@@ -139,12 +147,32 @@ pub fn log_group(appends: usize, bytes: usize) {
     counter!("log_bytes_total").increment(bytes as u64);
 }
 
-/// A segment sealed, kept and entered.
+/// A segment was sealed.
 pub fn segment_sealed(took: Duration, plain_bytes: u64, object_bytes: u64) {
     histogram!("segment_seal_seconds").record(took);
     counter!("segments_sealed_total").increment(1);
     counter!("segments_plain_bytes_total").increment(plain_bytes);
     counter!("segments_object_bytes_total").increment(object_bytes);
+}
+
+/// A file was kept in the object store.
+pub fn artifact_put(took: Duration, bytes: u64) {
+    histogram!("artifact_put_seconds").record(took);
+    counter!("artifact_put_bytes_total").increment(bytes);
+}
+
+/// Whether closed segments can be archived at the moment.
+pub fn archive_failing(failing: bool) {
+    gauge!("archive_failing").set(f64::from(u8::from(failing)));
+}
+
+/// Objects and rows were compared.
+#[expect(clippy::cast_precision_loss, reason = "for a gauge")]
+pub fn artifacts_checked(found: [(&'static str, u64); 4], now_ms: i64) {
+    for (kind, count) in found {
+        gauge!("artifacts_wrong", "kind" => kind).set(count as f64);
+    }
+    gauge!("artifacts_checked_at_seconds").set(now_ms as f64 / 1000.0);
 }
 
 /// Damage of a kind was found in a file of the log.

@@ -1,5 +1,7 @@
 //! `thalweg artifacts`.
 
+mod check;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
@@ -19,13 +21,14 @@ use crate::{
     units::ByteSize,
 };
 
-/// List, verify or fetch artifacts of the object store.
+/// List, check, verify or fetch artifacts of the object store.
 ///
 /// An artifact is an immutable object named by its SHA-256: a sealed segment,
 /// a dictionary, a report, a model's description. Digests may be cut short where they stay unique.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thalweg artifacts list
+  thalweg artifacts check
   thalweg artifacts verify --json
   thalweg artifacts fetch 3f2a91 segment.seg.zst")]
 pub struct Artifacts {
@@ -41,6 +44,9 @@ pub struct Artifacts {
 enum What {
     /// List every artifact, oldest first
     List,
+    /// Compare objects with the registry by name and size, both ways; exit
+    /// code 3 if something is missing, of another size, or known to nobody
+    Check(check::Check),
     /// Compare every byte with the digest; exit code 3 if something is
     /// missing, altered, or known to nobody
     Verify {
@@ -114,6 +120,7 @@ impl Artifacts {
                     self.output.print(&rows, |rows| list_text(rows))?;
                     ExitCode::SUCCESS
                 }
+                What::Check(check) => check.run(&pipeline, &artifacts, self.output).await?,
                 What::Verify { digests } => {
                     let found = verify(&artifacts, &digests).await?;
                     self.output.print(&found, Verification::text)?;

@@ -1,5 +1,6 @@
 //! `thalweg doctor`.
 
+mod connect;
 mod data;
 mod machine;
 
@@ -13,14 +14,19 @@ use super::{FOUND_WRONG, Output, PipelineFile};
 
 /// Look for what is wrong with this machine or a pipeline.
 ///
-/// Changes nothing, and works beside a running daemon.
+/// Changes nothing (but see `--connect`), and works beside a running daemon.
 ///
 /// Exit codes: 0 no problem, perhaps warnings; 3 a problem.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thalweg doctor
-  thalweg doctor -p pipelines/quickstart.toml --json")]
+  thalweg doctor -p pipelines/quickstart.toml --json
+  thalweg doctor -p pipelines/quickstart.toml --connect")]
 pub struct Doctor {
+    /// Ask the servers that the pipeline names, too; puts a small object into
+    /// the object store and removes it again
+    #[arg(long)]
+    connect: bool,
     #[command(flatten)]
     pipeline: PipelineFile,
     #[command(flatten)]
@@ -67,6 +73,9 @@ impl Doctor {
                 checks.push(Check::ok("pipeline file", self.pipeline.pipeline.display().to_string()));
                 checks.extend(machine::of_pipeline(&pipeline));
                 checks.extend(super::block_on(async { Ok(data::check(&pipeline).await) })?);
+                if self.connect {
+                    checks.extend(super::block_on(async { Ok(connect::check(&pipeline).await) })?);
+                }
             }
             Err(error) => {
                 checks.push(Check::problem(

@@ -15,7 +15,9 @@ pub(super) fn start_logging(filter: &str) -> Result<()> {
         .flatten_event(true)
         .with_span_list(false)
         .with_writer(std::io::stderr)
-        .with_env_filter(EnvFilter::try_new(filter).context("--log")?)
+        // The S3 client says every attempt; what came of them is said once, by
+        // whoever asked for them.
+        .with_env_filter(EnvFilter::try_new(format!("object_store=warn,{filter}")).context("--log")?)
         .init();
     Ok(())
 }

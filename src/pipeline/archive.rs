@@ -2,8 +2,13 @@
 //! in the catalog.
 //!
 //! Every step is safe to repeat. A crash between two of them leaves a raw
-//! segment (sealed again), a sealed one that the catalog lacks (entered at the
-//! next start), or an object without a row (put again, which finds it there).
+//! segment (sealed again), a sealed one that the catalog lacks (kept and
+//! entered at the next start), or an object without a row (put again, which
+//! finds it there).
+//!
+//! A sealed segment takes the place of the raw one at once, so an object store
+//! that is away holds up no sealing, costs no more disk, and an upload that was
+//! interrupted finds the same bytes again.
 
 use std::{
     ops::Range,
@@ -30,7 +35,7 @@ use crate::{
     log::{LogReader, RawFile, Sealer, Segment},
     metrics,
     record::RecordRef,
-    segment::{self, DictionaryUse, SealError, Sealed, SegmentHeader},
+    segment::{self, DictionaryUse, SealError, Sealed, SegmentHeader, SegmentInfo},
     store::{Damage, DamageKind, Store, StoreError},
 };
 
@@ -79,6 +84,27 @@ pub enum ArchiveError {
     Store(#[from] StoreError),
 }
 
+impl ArchiveError {
+    /// Whether the object store does not answer; then asking it for the next
+    /// segment is in vain.
+    fn is_away(&self) -> bool {
+        matches!(self, Self::Artifact(error) if error.is_away())
+    }
+}
+
+/// Why archiving failed the last time; said once, however often it is tried.
+struct Trouble {
+    is_away: bool,
+    what: String,
+}
+
+impl Trouble {
+    /// A server that goes away is refused, reset or silent by turns.
+    fn is_same(&self, other: &Self) -> bool {
+        (self.is_away && other.is_away) || self.what == other.what
+    }
+}
+
 /// Archives the closed segments of one stream.
 #[derive(Clone)]
 pub struct Archive {
@@ -113,10 +139,16 @@ impl Archive {
     pub async fn run(self, progress: Arc<Progress>, stop: CancellationToken) -> Result<(), ArchiveError> {
         let mut durable = self.log.durable();
         let mut wait = FIRST_WAIT;
+        let mut trouble: Option<Trouble> = None;
         loop {
             let active = durable.borrow_and_update().active_base;
-            let waited = match self.archive_closed().await {
+            let result = self.archive_closed().await;
+            metrics::archive_failing(result.is_err());
+            let waited = match result {
                 Ok(_) => {
+                    if trouble.take().is_some() {
+                        tracing::info!(stream = self.log.stream(), "archiving goes on");
+                    }
                     progress.well("archive");
                     wait = FIRST_WAIT;
                     tokio::select! {
@@ -129,8 +161,14 @@ impl Archive {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, stream = self.log.stream(), "archiving failed; it is tried again");
-                    progress.trouble("archive", error.to_string());
+                    let now = Trouble { is_away: error.is_away(), what: error.to_string() };
+                    progress.trouble("archive", now.what.clone());
+                    if trouble.as_ref().is_some_and(|before| before.is_same(&now)) {
+                        tracing::debug!(%error, stream = self.log.stream(), "archiving fails still");
+                    } else {
+                        tracing::error!(%error, stream = self.log.stream(), "archiving failed; it is tried again");
+                    }
+                    trouble = Some(now);
                     tokio::select! {
                         () = stop.cancelled() => return Ok(()),
                         () = tokio::time::sleep(wait) => {}
@@ -154,7 +192,14 @@ impl Archive {
             Err(error) => (0, Some(error)),
         };
         for raw in self.log.closed() {
-            match self.seal(raw).await {
+            let entered = match self.seal(raw).await {
+                // Kept and entered when the object store is back.
+                Ok(Some(_)) if failed.as_ref().is_some_and(ArchiveError::is_away) => Ok(()),
+                Ok(Some((info, path, digest))) => self.enter(&info, &path, &digest).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            match entered {
                 Ok(()) => done += 1,
                 Err(error) => failed = Some(failed.unwrap_or(error)),
             }
@@ -193,10 +238,10 @@ impl Archive {
         Ok(Some((trial.best.digest, trial.verdict == Verdict::Adopted)))
     }
 
-    /// Seals what can be proven of `raw`. One that is damaged is set aside and
-    /// reported, also if nothing of it can be proven: trying again would find
-    /// the same.
-    async fn seal(&self, raw: Arc<RawFile>) -> Result<(), ArchiveError> {
+    /// Seals what can be proven of `raw`, and gives the sealed segment, its
+    /// file and its digest. One that is damaged is set aside and reported, also
+    /// if nothing of it can be proven: trying again would find the same.
+    async fn seal(&self, raw: Arc<RawFile>) -> Result<Option<(SegmentInfo, PathBuf, String)>, ArchiveError> {
         let base = raw.base_offset();
         let started = std::time::Instant::now();
         let header = SegmentHeader {
@@ -222,31 +267,31 @@ impl Archive {
             Err(SealError::Empty) => None,
             Err(source) => return Err(ArchiveError::Seal { base, source }),
         };
-        let mut reader = None;
-        if let Some(sealed) = &sealed {
-            let opened = segment::Reader::open(&sealed.path)
-                .map_err(|source| ArchiveError::ReadBack { base, source })?;
-            self.enter(&opened, &sealed.path, &hex(&sealed.object_digest)).await?;
-            reader = Some(opened);
-        }
+        let reader = match &sealed {
+            Some(sealed) => Some(
+                segment::Reader::open(&sealed.path)
+                    .map_err(|source| ArchiveError::ReadBack { base, source })?,
+            ),
+            None => None,
+        };
+        let info = reader.as_ref().map(|reader| reader.info().clone());
         match reader {
             Some(reader) if gaps.is_empty() => self.sealer.replace(raw, reader),
             reader => self.set_aside(&raw, reader, gaps).await,
         }
         .map_err(|source| ArchiveError::Io { base, source })?;
-        if let Some(sealed) = sealed {
-            metrics::segment_sealed(started.elapsed(), sealed.plain_bytes, sealed.object_bytes);
-            tracing::info!(
-                stream = sealed.stream,
-                base_offset = sealed.base_offset,
-                end_offset = sealed.end_offset,
-                plain_bytes = sealed.plain_bytes,
-                object_bytes = sealed.object_bytes,
-                content_digest = hex(&sealed.content_digest),
-                "segment sealed"
-            );
-        }
-        Ok(())
+        let Some((sealed, info)) = sealed.zip(info) else { return Ok(None) };
+        metrics::segment_sealed(started.elapsed(), sealed.plain_bytes, sealed.object_bytes);
+        tracing::info!(
+            stream = sealed.stream,
+            base_offset = sealed.base_offset,
+            end_offset = sealed.end_offset,
+            plain_bytes = sealed.plain_bytes,
+            object_bytes = sealed.object_bytes,
+            content_digest = hex(&sealed.content_digest),
+            "segment sealed"
+        );
+        Ok(Some((info, sealed.path, hex(&sealed.object_digest))))
     }
 
     async fn set_aside(
@@ -285,7 +330,7 @@ impl Archive {
                 .map_err(|e| ArchiveError::Io { base, source: std::io::Error::other(e) })?
                 .map_err(|source| ArchiveError::ReadBack { base, source })?;
             if report.is_intact() {
-                self.enter(&reader, &path, &hex(&report.object_digest)).await?;
+                self.enter(reader.info(), &path, &hex(&report.object_digest)).await?;
                 entered += 1;
             } else {
                 self.damage.report(of_sealed(&self.damage, &name, base, &report)).await;
@@ -294,15 +339,10 @@ impl Archive {
         Ok(entered)
     }
 
-    async fn enter(
-        &self,
-        reader: &segment::Reader,
-        path: &Path,
-        object_digest: &str,
-    ) -> Result<(), ArchiveError> {
-        let what = catalog::description(reader.info(), (self.clock)());
+    async fn enter(&self, info: &SegmentInfo, path: &Path, object_digest: &str) -> Result<(), ArchiveError> {
+        let what = catalog::description(info, (self.clock)());
         self.artifacts.put_file(path, object_digest, what).await?;
-        Ok(self.store.put_segment(&catalog::row(reader.info(), path, object_digest)).await?)
+        Ok(self.store.put_segment(&catalog::row(info, path, object_digest)).await?)
     }
 }
 

@@ -3,7 +3,7 @@
 //! again by [`replay`]; found by [`search`]. What is wrong with the log's files: [`survey`],
 //! [`damage`], [`repair`]. Records that the embedder does not take for now: `defer`, [`backfill`].
 //! Which embedder serves: [`serving`], and the space that may be next: [`shadow`]; whether it is still the same: [`canary`]; what it
-//! costs: [`spending`].
+//! costs: [`spending`]. Whether objects and registry agree: [`inventory`].
 
 pub mod admit;
 pub mod archive;
@@ -16,6 +16,7 @@ pub mod derive;
 pub mod deriver;
 pub mod dictionaries;
 mod ingest;
+pub mod inventory;
 mod offsets;
 pub mod progress;
 pub mod repair;

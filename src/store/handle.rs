@@ -249,6 +249,14 @@ answered_by_each! {
     /// Every artifact, oldest first.
     pub async fn artifacts(&self) -> Result<Vec<ArtifactRow>, StoreError>;
 
+    /// The next `limit` artifacts whose locations come after `location`, in
+    /// the order of the bytes of their locations, which is how an object store
+    /// lists them.
+    pub async fn artifacts_after(&self, location: &str, limit: u32) -> Result<Vec<ArtifactRow>, StoreError>;
+
+    /// The sealed segments of all streams whose artifact is not registered.
+    pub async fn segments_without_artifact(&self) -> Result<Vec<SegmentRow>, StoreError>;
+
     /// Keeps a dead letter and returns its id.
     pub async fn add_dead_letter(&self, letter: &NewDeadLetter) -> Result<i64, StoreError>;
 

@@ -3,6 +3,7 @@
 use super::PostgresStore;
 use crate::store::artifacts::ArtifactRow;
 use crate::store::error::{Doing, StoreError};
+use crate::store::segments::SegmentRow;
 
 impl PostgresStore {
     pub async fn put_artifact(&self, artifact: &ArtifactRow) -> Result<bool, StoreError> {
@@ -46,5 +47,32 @@ impl PostgresStore {
             .all(&mut session)
             .await
             .doing("reading the artifacts")
+    }
+
+    pub async fn artifacts_after(&self, location: &str, limit: u32) -> Result<Vec<ArtifactRow>, StoreError> {
+        let mut session = self.read().await?;
+        session
+            .query_as(
+                "SELECT * FROM thalweg.artifacts WHERE location COLLATE \"C\" > $1
+                 ORDER BY location COLLATE \"C\" LIMIT $2",
+            )
+            .bind(location.to_owned())
+            .bind(i64::from(limit))
+            .fetch_all(session.connection())
+            .await
+            .doing("reading the artifacts by location")
+    }
+
+    pub async fn segments_without_artifact(&self) -> Result<Vec<SegmentRow>, StoreError> {
+        let mut session = self.read().await?;
+        session
+            .query_as(
+                "SELECT segments.* FROM thalweg.segments AS segments
+                 LEFT JOIN thalweg.artifacts AS artifacts ON artifacts.digest = segments.artifact
+                 WHERE artifacts.digest IS NULL ORDER BY stream, base_offset",
+            )
+            .fetch_all(session.connection())
+            .await
+            .doing("reading the segments without artifact")
     }
 }

@@ -3,6 +3,7 @@
 use super::SqliteStore;
 use crate::store::artifacts::ArtifactRow;
 use crate::store::error::{Doing, StoreError};
+use crate::store::segments::SegmentRow;
 
 impl SqliteStore {
     pub async fn put_artifact(&self, artifact: &ArtifactRow) -> Result<bool, StoreError> {
@@ -37,5 +38,24 @@ impl SqliteStore {
             .fetch_all(self.readers())
             .await
             .doing("reading the artifacts")
+    }
+
+    pub async fn artifacts_after(&self, location: &str, limit: u32) -> Result<Vec<ArtifactRow>, StoreError> {
+        sqlx::query_as("SELECT * FROM artifacts WHERE location > ? ORDER BY location LIMIT ?")
+            .bind(location)
+            .bind(limit)
+            .fetch_all(self.readers())
+            .await
+            .doing("reading the artifacts by location")
+    }
+
+    pub async fn segments_without_artifact(&self) -> Result<Vec<SegmentRow>, StoreError> {
+        sqlx::query_as(
+            "SELECT segments.* FROM segments LEFT JOIN artifacts ON artifacts.digest = segments.artifact
+             WHERE artifacts.digest IS NULL ORDER BY stream, base_offset",
+        )
+        .fetch_all(self.readers())
+        .await
+        .doing("reading the segments without artifact")
     }
 }

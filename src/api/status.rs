@@ -46,7 +46,7 @@ pub struct Segments {
 }
 
 /// Records are taken, stored and found by keyword without these.
-const DEGRADING: [&str; 3] = ["embed", "backfill", "migration"];
+const DEGRADING: [&str; 4] = ["embed", "backfill", "migration", "redis"];
 
 impl Api {
     /// Where the pipeline stands now.

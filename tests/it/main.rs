@@ -27,6 +27,7 @@ mod models;
 mod producer;
 mod protocol;
 mod providers;
+mod redis;
 mod repair;
 mod rerun;
 mod segments;

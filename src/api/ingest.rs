@@ -90,7 +90,8 @@ pub(super) async fn ingest(State(api): Shared, headers: HeaderMap, body: Body) -
     match key {
         None => request.take().await,
         Some(key) => {
-            let digest = idempotency::digest(request.encoding as u8, &request.held.bytes);
+            let (encoding, body) = (request.encoding as u8, request.held.bytes.clone());
+            let digest = api.cpu.run(move || idempotency::digest(encoding, &body)).await;
             api.idempotency.once(key, digest, request.take()).await
         }
     }

@@ -21,7 +21,7 @@ use tokio::sync::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::{Known, Shelf, ShelfError, Space};
+use super::{Known, Shelf, ShelfError, Space, model::hex};
 use crate::{metrics, redis::Redis};
 
 const VERSION: u8 = 1;
@@ -82,8 +82,7 @@ impl SharedVectors {
     }
 
     fn key(&self, digest: &[u8; 32]) -> String {
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.redis.key(&format!("vector:{}:{hex}", self.space))
+        self.redis.key(&format!("vector:{}:{}", self.space, hex(digest)))
     }
 
     async fn found(&self, digests: &[[u8; 32]]) -> Known {

@@ -245,6 +245,7 @@ async fn a_redis_that_is_killed_or_hangs_costs_little_time_and_nothing_else() {
         let failures = metric(&daemon, "redis_failures_total").await;
         let took = load(&daemon, from + 200, 20).await;
         let failures = metric(&daemon, "redis_failures_total").await - failures;
+        eprintln!("20 batches in {took:?} while Redis hung: {failures} time-outs of 2 s");
         assert!(is_degraded(&daemon).await);
         // A loss, and then a try after half a second, one, two and four.
         let most = 3.0 + took.as_secs_f64() / 1.5;

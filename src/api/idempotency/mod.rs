@@ -209,8 +209,8 @@ struct Claim {
 impl Claim {
     fn finish(self, digest: Digest, outcome: Outcome) {
         if outcome.keep {
-            let kept = outcome.answer.clone().to_keep();
-            lock(&self.table).finish(self.key, digest, kept, Instant::now());
+            let answer = outcome.answer.clone().kept();
+            lock(&self.table).finish(self.key, digest, answer, Instant::now());
         }
         self.told.send_replace(Some(outcome));
     }
@@ -254,7 +254,7 @@ impl Answer {
     }
 
     /// Itself, or, if it is too long to be kept, that there was one.
-    fn to_keep(self) -> Self {
+    fn kept(self) -> Self {
         if self.body.len() <= LONGEST_ANSWER {
             return self;
         }
@@ -356,11 +356,11 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_too_long_to_keep_is_remembered_as_one() {
+    fn an_answer_too_long_kept_is_remembered_as_one() {
         let long = Answer { status: 200, problem: false, body: vec![b' '; LONGEST_ANSWER + 1].into() };
-        let kept = long.to_keep();
+        let kept = long.kept();
         assert!(kept.status == 409 && kept.problem && kept.body.len() < 400);
         let short = Answer { status: 200, problem: false, body: Bytes::from_static(b"{}") };
-        assert_eq!(short.clone().to_keep(), short);
+        assert_eq!(short.clone().kept(), short);
     }
 }

@@ -19,7 +19,10 @@ use axum::response::Response;
 use bytes::Bytes;
 
 use super::{Answer, Digest, Key, Outcome, Problem};
-use crate::redis::{Redis, RedisError};
+use crate::{
+    artifact::hex,
+    redis::{Redis, RedisError},
+};
 
 const VERSION: u8 = 1;
 /// How long a claim holds that is not renewed.
@@ -80,8 +83,7 @@ impl SharedKeys {
 
     /// Takes `key`, or waits for what comes of it elsewhere.
     pub async fn have(&self, key: Key, digest: Digest) -> Had {
-        let hex: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let key = self.redis.key(&format!("idempotency:{hex}"));
+        let key = self.redis.key(&format!("idempotency:{}", hex(&key.0)));
         let claim = claim(digest, rand::random());
         let waiting = tokio::time::timeout(PATIENCE, async {
             let mut pause = LOOK.0;
@@ -132,7 +134,7 @@ impl SharedClaim {
         };
         let outcome = Outcome::of(result).await;
         if outcome.keep {
-            let done = done(self.digest, &outcome.answer.clone().to_keep());
+            let done = done(self.digest, &outcome.answer.clone().kept());
             self.tell(FINISH, &[&self.claim, &millis(self.keys.ttl), &done]).await;
         } else {
             self.tell(GIVE_UP, &[&self.claim]).await;

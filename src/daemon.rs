@@ -23,14 +23,14 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
 
 use crate::{
-    api::{Api, Bodies, Parts},
+    api::{Api, Bodies, Idempotency, Parts},
     artifact::{ArtifactError, Artifacts, Description},
     clock::{self, Clock},
     config::{Format, Pipeline, Source},
     dataflow::{Cpu, Drained, Supervisor},
     dictionary::Library,
     durable,
-    embed::{self, Cached, Embedder, Space, TokenSpans},
+    embed::{self, Cached, Embedder, SharedVectors, Space, Tier, TokenSpans},
     log::{Directory, Log, Recovery, segment_name},
     pipeline::{
         Ingest,
@@ -50,6 +50,7 @@ use crate::{
         survey::{Remembered, survey},
         upkeep,
     },
+    redis::{Redis, Trigger},
     source::{
         file::{self, Content, Files},
         forward,
@@ -104,9 +105,15 @@ pub struct Workbench {
     accounts: Arc<Vec<(Account, AbortOnDropHandle<()>)>>,
     /// The object store.
     pub artifacts: Artifacts,
+    /// What other daemons share with this one.
+    pub redis: Option<Redis>,
+    shared_vectors: Vec<Arc<SharedVectors>>,
     /// Threads that compute.
     pub cpu: Cpu,
 }
+
+/// How long an end waits for vectors that are on their way to Redis.
+const DRAIN: Duration = Duration::from_secs(2);
 
 impl Workbench {
     /// Opens the store, the model and the object store of `pipeline`.
@@ -118,12 +125,20 @@ impl Workbench {
         restore_dictionaries(&pipeline, &artifacts).await;
         let stored = store.spaces().await?.into_iter().filter(|space| space.state != SpaceState::Retired);
         let stored: Vec<_> = stored.map(|row| row.space).collect();
-        let served = serve(&pipeline.embed, &store, &stored).await?;
+        let redis = match &pipeline.redis {
+            Some(settings) => Some(Redis::open(settings).await?),
+            None => None,
+        };
+        let ttl = pipeline.redis.as_ref().map(|settings| settings.cache_ttl.0);
+        let shared = redis.clone().zip(ttl);
+        let mut shared_vectors = Vec::new();
+        let served = serve(&pipeline.embed, &store, &stored, shared.clone(), &mut shared_vectors).await?;
         store.replace_unused(served.space_key).await?;
         let tokens = served.model.tokens();
         let mut members = vec![served];
         if let Some(next) = &pipeline.migrate {
-            members.push(serve(next, &store, &stored).await.context("[migrate] cannot be used")?);
+            let served = serve(next, &store, &stored, shared, &mut shared_vectors).await;
+            members.push(served.context("[migrate] cannot be used")?);
             ensure!(
                 members.first().map(|served| served.space_key)
                     != members.last().map(|served| served.space_key),
@@ -145,13 +160,16 @@ impl Workbench {
         let serving = Arc::new(Serving::new(store.clone(), members));
         serving.now().await?;
         let (pipeline, cpu) = (Arc::new(pipeline), Cpu::new(0)?);
-        Ok(Self { pipeline, store, serving, tokens, accounts, artifacts, cpu })
+        Ok(Self { pipeline, store, serving, tokens, accounts, artifacts, redis, shared_vectors, cpu })
     }
 
     /// Writes down what embedding cost and closes the store.
     pub async fn close(&self) -> Result<()> {
         for (account, _) in self.accounts.iter() {
             account.settle().await?;
+        }
+        for vectors in &self.shared_vectors {
+            vectors.drain(DRAIN).await;
         }
         self.store.close().await;
         Ok(())
@@ -174,15 +192,29 @@ impl Workbench {
 }
 
 /// Opens the embedder that `settings` name, for a store that holds vectors of
-/// the spaces `stored`.
-async fn serve(settings: &embed::Settings, store: &Store, stored: &[Space]) -> Result<Served> {
+/// the spaces `stored`; `shared` says with whom its vectors are shared, and
+/// for how long.
+async fn serve(
+    settings: &embed::Settings,
+    store: &Store,
+    stored: &[Space],
+    shared: Option<(Redis, Duration)>,
+    shared_vectors: &mut Vec<Arc<SharedVectors>>,
+) -> Result<Served> {
     let (cache_memory, settings) = (settings.cache_memory.as_usize(), settings.clone());
     let stored = stored.to_vec();
     let model = tokio::task::spawn_blocking(move || embed::open(&settings, &stored)).await??;
     let space_key = store.register_space(model.space(), clock::system_ms()).await?;
     let model = Arc::new(Guarded::new(model, store.clone(), space_key, clock::system()));
-    let shelf = Arc::new(StoredVectors { store: store.clone(), space_key });
-    let embedder = Arc::new(Cached::new(model.clone(), cache_memory, Some(shelf)));
+    let mut tiers = Vec::new();
+    if let Some((redis, ttl)) = shared {
+        let vectors = Arc::new(SharedVectors::new(redis, model.space(), ttl));
+        shared_vectors.push(vectors.clone());
+        tiers.push(Tier { name: "redis", shelf: vectors });
+    }
+    let stored = Arc::new(StoredVectors { store: store.clone(), space_key });
+    tiers.push(Tier { name: "store", shelf: stored });
+    let embedder = Arc::new(Cached::new(model.clone(), cache_memory, tiers));
     Ok(Served { space_key, embedder, model })
 }
 
@@ -475,9 +507,19 @@ impl Daemon {
             stream: pipeline.stream.clone(),
             rate: pipeline.embed.backfill_rate,
             progress: self.progress.clone(),
+            wake: Arc::default(),
             clock,
         };
         let stop = self.workers.stop_token();
+        if let Some((redis, settings)) = self.bench.redis.as_ref().zip(pipeline.redis.as_ref()) {
+            let following = self.progress.clone().follow("redis", redis.away(), stop.clone());
+            self.workers.spawn("redis", following);
+            if !settings.trigger.is_empty() {
+                let (redis, channel) = (redis.clone(), settings.trigger.clone());
+                let trigger = Trigger { redis, channel, wake: backfill.wake.clone() };
+                self.workers.spawn("trigger", trigger.run(stop.clone()));
+            }
+        }
         let members = self.bench.serving.members();
         let rates = [Some(&pipeline.embed), pipeline.migrate.as_ref()];
         for (served, settings) in members.iter().zip(rates.into_iter().flatten()) {
@@ -527,6 +569,7 @@ impl Daemon {
             batch_tag,
             ingest: http.map(|source| (source.name().to_owned(), ingest.clone())),
             bodies: Bodies::new(pipeline.http.body_bytes),
+            idempotency: Idempotency::new(pipeline.http.idempotency_ttl.0, self.bench.redis.clone()),
             log: self.log.reader(),
             searcher: self.bench.searcher(),
             progress: self.progress.clone(),

@@ -15,12 +15,15 @@
 #[doc(hidden)]
 pub mod fuzz;
 
+pub mod breaker;
 pub mod clock;
 pub mod http_client;
 pub mod metrics;
 pub mod secret;
 pub mod setting;
 pub mod units;
+
+pub mod redis;
 
 pub mod durable;
 pub mod frame;

@@ -79,6 +79,13 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!("embed_server_requests", "Requests for vectors that are being answered.");
     describe_gauge!("embed_server_queue_texts", "Texts of requests that are being answered.");
     describe_gauge!("embed_server_queue_bytes", "Bytes of requests that are being answered.");
+    describe_gauge!("redis_up", "1 while Redis answers, 0 while it is away.");
+    describe_counter!("redis_failures_total", "Commands and connections to Redis that failed.");
+    describe_counter!("redis_triggers_total", "Messages that asked for the back-fill.");
+    describe_counter!("embed_cache_damaged_total", "Values in Redis that were no vector of theirs.");
+    describe_counter!("embed_cache_unkept_total", "Vectors that were not written to Redis.");
+    describe_counter!("idempotency_total", "Requests with an Idempotency-Key, by what came of it.");
+    describe_counter!("idempotency_evicted_total", "Answers forgotten before their time, for want of room.");
     describe_histogram!("store_commit_seconds", "Time of one commit of rows and checkpoint.");
     describe_histogram!("searchable_seconds", "Time from a record's append until it is searchable.");
     describe_histogram!("search_seconds", "Time to answer one search.");
@@ -266,6 +273,41 @@ pub fn embed_server_queue(requests: usize, texts: usize, bytes: usize) {
     gauge!("embed_server_requests").set(requests as f64);
     gauge!("embed_server_queue_texts").set(texts as f64);
     gauge!("embed_server_queue_bytes").set(bytes as f64);
+}
+
+/// Whether Redis answers.
+pub fn redis_up(up: bool) {
+    gauge!("redis_up").set(f64::from(u8::from(up)));
+}
+
+/// A command or a connection to Redis failed.
+pub fn redis_failed() {
+    counter!("redis_failures_total").increment(1);
+}
+
+/// A message asked for the back-fill.
+pub fn redis_triggered() {
+    counter!("redis_triggers_total").increment(1);
+}
+
+/// Values in Redis were no vectors of theirs.
+pub fn embed_cache_damaged(values: usize) {
+    counter!("embed_cache_damaged_total").increment(values as u64);
+}
+
+/// Vectors were not written to Redis.
+pub fn embed_cache_unkept(vectors: usize) {
+    counter!("embed_cache_unkept_total").increment(vectors as u64);
+}
+
+/// A request with an `Idempotency-Key`: `done`, `replayed` or `refused`.
+pub fn idempotent(outcome: &'static str) {
+    counter!("idempotency_total", "outcome" => outcome).increment(1);
+}
+
+/// Answers were forgotten before their time.
+pub fn idempotency_evicted(answers: usize) {
+    counter!("idempotency_evicted_total").increment(answers as u64);
 }
 
 /// One commit of rows and checkpoint.

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tokio_util::codec::Decoder;
 
-use super::{Problem, Shared, WAIT_FOR_ROOM};
+use super::{Problem, Shared, WAIT_FOR_ROOM, bodies::Held, idempotency};
 use crate::{
+    dataflow::Cpu,
     frame::{FrameCodec, Unit},
     pipeline::{Answer, Ingest, Origin, Refusal, Submitted},
     source::{
@@ -43,6 +44,7 @@ struct OffsetRange {
     count: u64,
 }
 
+#[derive(Clone, Copy)]
 enum Encoding {
     Frames,
     Json,
@@ -81,28 +83,54 @@ pub(super) async fn ingest(State(api): Shared, headers: HeaderMap, body: Body) -
         return Err(Problem::unavailable("closing", "the daemon is shutting down; send again", 1));
     }
     let encoding = Encoding::of(&headers)?;
+    let key = idempotency::Key::of(&headers, &[&api.pipeline, source])?;
     let held = api.bodies.read(body).await?;
-    let (body, max_frame) = (held.bytes.clone(), ingest.max_frame());
-    let parts = api.cpu.run(move || parse(&encoding, body, max_frame)).await?;
-    let origin = Origin { source: source.clone(), peer: None };
-    let mut under_way = VecDeque::new();
-    for part in parts {
-        let submitted = timeout(WAIT_FOR_ROOM, submit(part, 0, &origin, ingest));
-        match submitted.await {
-            Ok(submitted) => under_way.extend(submitted),
-            // Nothing submitted yet: a clean refusal. Otherwise what was
-            // taken has to be answered for.
-            Err(_) if under_way.is_empty() => {
-                return Err(Problem::unavailable("overloaded", "the log has no room at the moment", 1));
-            }
-            Err(_) => break,
+    let request =
+        Request { source: source.clone(), ingest: ingest.clone(), cpu: api.cpu.clone(), encoding, held };
+    match key {
+        None => request.take().await,
+        Some(key) => {
+            let (encoding, body) = (request.encoding as u8, request.held.bytes.clone());
+            let digest = api.cpu.run(move || idempotency::digest(encoding, &body)).await;
+            api.idempotency.once(key, digest, request.take()).await
         }
     }
-    answer(ingest, under_way).await
+}
+
+/// A request whose body is there.
+struct Request {
+    source: String,
+    ingest: Ingest,
+    cpu: Cpu,
+    encoding: Encoding,
+    held: Held,
+}
+
+impl Request {
+    async fn take(self) -> Result<Response, Problem> {
+        let Self { source, ingest, cpu, encoding, held } = self;
+        let (body, max_frame) = (held.bytes.clone(), ingest.max_frame());
+        let parts = cpu.run(move || parse(encoding, body, max_frame)).await?;
+        let origin = Origin { source, peer: None };
+        let mut under_way = VecDeque::new();
+        for part in parts {
+            let submitted = timeout(WAIT_FOR_ROOM, submit(part, 0, &origin, &ingest));
+            match submitted.await {
+                Ok(submitted) => under_way.extend(submitted),
+                // Nothing submitted yet: a clean refusal. Otherwise what was
+                // taken has to be answered for.
+                Err(_) if under_way.is_empty() => {
+                    return Err(Problem::unavailable("overloaded", "the log has no room at the moment", 1));
+                }
+                Err(_) => break,
+            }
+        }
+        answer(&ingest, under_way).await
+    }
 }
 
 /// The parts of a body, in order.
-fn parse(encoding: &Encoding, body: Bytes, max_frame: ByteSize) -> Result<Vec<Parsed>, Problem> {
+fn parse(encoding: Encoding, body: Bytes, max_frame: ByteSize) -> Result<Vec<Parsed>, Problem> {
     match encoding {
         Encoding::Json => {
             let (bytes, count) = json::document(&body)

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod embedding;
+mod idempotency;
 mod ingest;
 mod problem;
 mod search;
@@ -24,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use bodies::Bodies;
+pub use idempotency::Idempotency;
 pub use problem::Problem;
 pub use status::{Segments, Status};
 
@@ -48,6 +50,8 @@ pub struct Parts {
     pub ingest: Option<(String, Ingest)>,
     /// Room for the bodies of ingest requests.
     pub bodies: Bodies,
+    /// What became of ingest requests that may come again.
+    pub idempotency: Idempotency,
     /// Reads the stream.
     pub log: LogReader,
     /// Answers searches.
@@ -96,7 +100,11 @@ impl Api {
 
     /// Serves until `stop` is cancelled and the open requests are answered.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-        axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
+        let idempotency = self.idempotency.clone();
+        axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await?;
+        // Work whose client has gone away is finished all the same.
+        idempotency.drain().await;
+        Ok(())
     }
 }
 

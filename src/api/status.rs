@@ -46,7 +46,8 @@ pub struct Segments {
 }
 
 /// Records are taken, stored and found by keyword without these.
-const DEGRADING: [&str; 6] = ["embed", "backfill", "migration", "archive", "artifacts", "model description"];
+const DEGRADING: [&str; 7] =
+    ["embed", "backfill", "migration", "archive", "artifacts", "model description", "redis"];
 
 impl Api {
     /// Where the pipeline stands now.

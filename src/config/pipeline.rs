@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{artifact, embed, log, record, segment, store, transform};
+use crate::{artifact, embed, log, record, redis, segment, store, transform};
 
 use super::{
     schema::accept_variables,
@@ -70,6 +70,10 @@ pub(super) struct Written {
     /// The object store.
     #[serde(default)]
     artifacts: artifact::Settings,
+    /// What several daemons share; without it, each has its own.
+    #[serde(default)]
+    #[schemars(with = "redis::Settings")]
+    redis: Option<redis::Settings>,
     /// How the lists of a query become one.
     #[serde(default)]
     search: Search,
@@ -116,6 +120,9 @@ pub struct Pipeline {
     pub store: store::Settings,
     /// The object store.
     pub artifacts: artifact::Settings,
+    /// What several daemons share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<redis::Settings>,
     /// How the lists of a query become one.
     pub search: Search,
     /// The HTTP server.
@@ -141,6 +148,7 @@ impl From<Written> for Pipeline {
             migrate: written.migrate,
             store: written.store,
             artifacts: written.artifacts,
+            redis: written.redis,
             search: written.search,
             http: written.http,
             shutdown: written.shutdown,

@@ -33,6 +33,9 @@ pub struct Http {
     /// Bytes of the bodies of ingest requests that are held at once. A request
     /// that finds no room is refused and told when to come again.
     pub body_bytes: ByteSize,
+    /// How long the answer to an ingest request with an `Idempotency-Key` is
+    /// kept.
+    pub idempotency_ttl: Period,
 }
 
 /// `[shutdown]`: how a pipeline stops.
@@ -52,7 +55,11 @@ impl Default for Search {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: Listen::local(7400), body_bytes: ByteSize::mib(64) }
+        Self {
+            listen: Listen::local(7400),
+            body_bytes: ByteSize::mib(64),
+            idempotency_ttl: Period::secs(24 * 3_600),
+        }
     }
 }
 
@@ -66,7 +73,9 @@ impl Http {
     /// Refuses values that cannot be meant.
     pub fn validate(&self) -> Result<(), SettingError> {
         let fine = (ByteSize::kib(64)..=ByteSize::mib(4 << 10)).contains(&self.body_bytes);
-        SettingError::unless(fine, "body_bytes", "must be between 64KiB and 4GiB")
+        SettingError::unless(fine, "body_bytes", "must be between 64KiB and 4GiB")?;
+        let fine = (Period::secs(1)..=Period::secs(30 * 24 * 3_600)).contains(&self.idempotency_ttl);
+        SettingError::unless(fine, "idempotency_ttl", "must be between 1s and 30d")
     }
 }
 

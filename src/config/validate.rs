@@ -53,6 +53,7 @@ fn sections(pipeline: &Pipeline) -> Vec<SettingError> {
         ("migrate", pipeline.migrate.as_ref().map_or(Ok(()), |embed| embed.validate())),
         ("store", pipeline.store.validate()),
         ("artifacts", pipeline.artifacts.validate()),
+        ("redis", pipeline.redis.as_ref().map_or(Ok(()), |redis| redis.validate())),
         ("search", pipeline.search.validate()),
         ("http", pipeline.http.validate()),
         ("sessions", pipeline.sessions.validate()),

@@ -1,9 +1,11 @@
 //! Vectors that were computed before are not computed again.
 //!
 //! A vector depends on its text and its space only, so the key is the SHA-256
-//! of the text, within the space of one embedder. Two tiers: memory, bounded
-//! in bytes, and a [`Shelf`] behind it where vectors outlive the process: the
-//! store, whose rows hold them anyway.
+//! of the text, within the space of one embedder. Memory, bounded in bytes,
+//! is asked first, then one [`Shelf`] after the other where vectors outlive
+//! the process: a Redis that several share, then the store, whose rows hold
+//! them anyway. What one of them or the model had is offered to those that
+//! had not.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,6 +24,18 @@ pub trait Shelf: Send + Sync {
     /// The vectors of the texts with these SHA-256 digests; texts that have
     /// none are left out.
     fn vectors<'a>(&'a self, digests: &'a [[u8; 32]]) -> BoxFuture<'a, Result<Known, ShelfError>>;
+
+    /// A vector that it did not have. Whoever takes it does not keep the
+    /// caller waiting.
+    fn offer(&self, _: &[u8; 32], _: &[f32]) {}
+}
+
+/// A [`Shelf`] with its name in metrics.
+pub struct Tier {
+    /// `redis`, `store`.
+    pub name: &'static str,
+    /// What is there.
+    pub shelf: Arc<dyn Shelf>,
 }
 
 /// Vectors by the SHA-256 of their texts.
@@ -36,7 +50,7 @@ pub struct ShelfError(pub String);
 pub struct Cached {
     inner: Arc<dyn Embedder>,
     memory: Option<Memory<Key, Arc<[f32]>, Bytes>>,
-    shelf: Option<Arc<dyn Shelf>>,
+    shelves: Vec<Tier>,
 }
 
 /// A query may have another prefix than a text.
@@ -66,12 +80,12 @@ impl Weighter<Key, Arc<[f32]>> for Bytes {
 
 impl Cached {
     /// Keeps vectors of `inner` in at most `memory_bytes` (0: none), and takes
-    /// those that `shelf` has.
-    pub fn new(inner: Arc<dyn Embedder>, memory_bytes: usize, shelf: Option<Arc<dyn Shelf>>) -> Self {
+    /// those that one of `shelves` has, asked in this order.
+    pub fn new(inner: Arc<dyn Embedder>, memory_bytes: usize, shelves: Vec<Tier>) -> Self {
         let entry = inner.space().dimensions * size_of::<f32>() + ENTRY_BYTES;
         let memory = (memory_bytes >= entry)
             .then(|| Memory::with_weighter(memory_bytes / entry, memory_bytes as u64, Bytes));
-        Self { inner, memory, shelf }
+        Self { inner, memory, shelves }
     }
 
     fn remembered(&self, key: &Key) -> Option<Vec<f32>> {
@@ -114,6 +128,7 @@ impl Cached {
             for ((key, _), vector) in wanted.iter().zip(partial.vectors) {
                 if let Some(vector) = vector {
                     self.remember(*key, &vector);
+                    offer(&self.shelves, &key.digest, &vector);
                     known.insert(*key, vector);
                 }
             }
@@ -128,23 +143,35 @@ impl Cached {
         spread(&keys, &known, rest)
     }
 
-    /// Moves what the shelf has from `wanted` to `known`.
+    /// Moves what the shelves have from `wanted` to `known`.
     async fn look_up(
         &self,
         wanted: &mut Vec<(Key, usize)>,
         known: &mut HashMap<Key, Vec<f32>>,
     ) -> Result<(), ShelfError> {
-        let Some(shelf) = self.shelf.as_ref().filter(|_| !wanted.is_empty()) else { return Ok(()) };
-        let digests: Vec<[u8; 32]> = wanted.iter().map(|(key, _)| key.digest).collect();
-        let found = shelf.vectors(&digests).await?;
-        metrics::embed_cached("store", found.len());
-        wanted.retain(|(key, _)| !found.contains_key(&key.digest));
-        for (digest, vector) in found {
-            let key = Key { query: false, digest };
-            self.remember(key, &vector);
-            known.insert(key, vector);
+        for (index, tier) in self.shelves.iter().enumerate() {
+            if wanted.is_empty() {
+                break;
+            }
+            let digests: Vec<[u8; 32]> = wanted.iter().map(|(key, _)| key.digest).collect();
+            let found = tier.shelf.vectors(&digests).await?;
+            metrics::embed_cached(tier.name, found.len());
+            wanted.retain(|(key, _)| !found.contains_key(&key.digest));
+            let before = self.shelves.get(..index).unwrap_or_default();
+            for (digest, vector) in found {
+                let key = Key { query: false, digest };
+                self.remember(key, &vector);
+                offer(before, &digest, &vector);
+                known.insert(key, vector);
+            }
         }
         Ok(())
+    }
+}
+
+fn offer(tiers: &[Tier], digest: &[u8; 32], vector: &[f32]) {
+    for tier in tiers {
+        tier.shelf.offer(digest, vector);
     }
 }
 
@@ -248,7 +275,7 @@ mod tests {
 
     fn cached(most: usize, memory: usize) -> (Arc<Noting>, Cached) {
         let noting = Arc::new(Noting { like: Hashing::default(), asked: Mutex::default(), most });
-        (noting.clone(), Cached::new(noting, memory, None))
+        (noting.clone(), Cached::new(noting, memory, Vec::new()))
     }
 
     fn texts(texts: &[&str]) -> Vec<String> {
@@ -277,6 +304,43 @@ mod tests {
         noting.asked.lock().unwrap().clear();
         block_on(cached.embed(texts(&["a", "b", "c"]))).unwrap();
         assert_eq!(*noting.asked.lock().unwrap(), ["c"]);
+    }
+
+    #[derive(Default)]
+    struct Kept(Mutex<Known>);
+
+    impl Shelf for Kept {
+        fn vectors<'a>(&'a self, digests: &'a [[u8; 32]]) -> BoxFuture<'a, Result<Known, ShelfError>> {
+            let kept = self.0.lock().unwrap();
+            let found =
+                digests.iter().filter_map(|digest| Some((*digest, kept.get(digest)?.clone()))).collect();
+            Box::pin(async { Ok(found) })
+        }
+
+        fn offer(&self, digest: &[u8; 32], vector: &[f32]) {
+            self.0.lock().unwrap().insert(*digest, vector.to_vec());
+        }
+    }
+
+    #[test]
+    fn what_a_later_tier_or_the_model_had_is_offered_to_the_earlier_ones_only() {
+        let noting = Arc::new(Noting { like: Hashing::default(), asked: Mutex::default(), most: usize::MAX });
+        let (first, second) = (Arc::new(Kept::default()), Arc::new(Kept::default()));
+        let tiers =
+            || vec![Tier { name: "a", shelf: first.clone() }, Tier { name: "b", shelf: second.clone() }];
+        let cached = Cached::new(noting.clone(), 0, tiers());
+        let vectors = block_on(cached.embed(texts(&["a", "b"]))).unwrap();
+        let keys = ["a", "b"].map(|text| Key::of(text, false).digest);
+        assert_eq!((first.0.lock().unwrap().len(), second.0.lock().unwrap().len()), (2, 2));
+        first.0.lock().unwrap().clear();
+        second.0.lock().unwrap().remove(&keys[1]);
+        assert_eq!(block_on(cached.embed(texts(&["a"]))).unwrap(), vectors[..1]);
+        assert_eq!(*noting.asked.lock().unwrap(), ["a", "b"], "the second tier had it");
+        assert_eq!(first.0.lock().unwrap().get(&keys[0]), Some(&vectors[0]), "and the first has it now");
+        first.0.lock().unwrap().insert(keys[1], vectors[1].clone());
+        block_on(cached.embed(texts(&["b"]))).unwrap();
+        assert!(!second.0.lock().unwrap().contains_key(&keys[1]), "a later tier is not offered anything");
+        assert_eq!(noting.asked.lock().unwrap().len(), 2);
     }
 
     #[test]

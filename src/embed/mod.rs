@@ -20,6 +20,7 @@ pub mod model;
 pub mod pool;
 pub mod remote;
 pub mod settings;
+mod shared;
 pub mod tokenizer;
 
 #[cfg(test)]
@@ -35,12 +36,13 @@ use sha2::{Digest, Sha256};
 
 pub use self::{
     bert::Element,
-    cache::{Cached, Known, Shelf, ShelfError},
+    cache::{Cached, Known, Shelf, ShelfError, Tier},
     hashing::Hashing,
     local::{Counted, LocalModel},
     model::{ModelDescription, ModelError},
     remote::{Budget, Circuit, EndpointState, QuotaKind, QuotaState, Remote, Spending, Spent},
     settings::{ElementChoice, Provider, Settings},
+    shared::SharedVectors,
 };
 
 /// What makes vectors comparable. Two vectors may be compared only if their

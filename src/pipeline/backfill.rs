@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{progress::Progress, serving::Serving};
@@ -27,6 +28,10 @@ const LOOKING: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long a stop waits for the page in progress.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often it is asked what others have stored without vectors.
+const ASKING: Duration = Duration::from_secs(60);
+/// However often it is woken, so long it waits.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Sees to the deferred records of one stream.
 pub struct Backfill {
@@ -42,6 +47,8 @@ pub struct Backfill {
     pub rate: u32,
     /// Where it is shown how far things are.
     pub progress: Arc<Progress>,
+    /// Ends a wait before its time: somebody knows that there is work.
+    pub wake: Arc<Notify>,
     /// What time it is.
     pub clock: Clock,
 }
@@ -85,12 +92,18 @@ impl Backfill {
     /// Works until `stop`.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
         let (mut attempts, mut place) = (0, Place::FIRST);
+        let (mut asked, mut woken) = (Instant::now(), false);
         while !stop.is_cancelled() {
             let started = Instant::now();
+            if woken || asked.elapsed() >= ASKING {
+                asked = started;
+                self.ask().await?;
+            }
             let page = tokio::select! {
                 page = self.page(place) => page,
                 () = graceful(&stop) => return Ok(()),
             };
+            let mut paced = false;
             let wait = match page {
                 Ok(done) => {
                     place = place.after(&done);
@@ -99,7 +112,8 @@ impl Backfill {
                             attempts = 0;
                             self.progress.well("backfill");
                             let pace = pace(done.records, self.rate).saturating_sub(started.elapsed());
-                            if done.records == 0 { LOOKING } else { pace }
+                            paced = done.records > 0;
+                            if paced { pace } else { LOOKING }
                         }
                         Some(error) => {
                             attempts = if done.advanced { 0 } else { attempts + 1 };
@@ -116,8 +130,28 @@ impl Backfill {
             };
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait) => woken = false,
+                () = self.woken(paced) => woken = true,
             }
+        }
+        Ok(())
+    }
+
+    /// Somebody wants it to go on, and a rate does not forbid it.
+    async fn woken(&self, paced: bool) {
+        if paced {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(SHORTEST_WAIT).await;
+        self.wake.notified().await;
+    }
+
+    /// Learns of records that others have stored without vectors.
+    async fn ask(&self) -> Result<(), StoreError> {
+        match self.store.counts(&self.pipeline, &self.stream).await {
+            Ok(counts) => counts.into_iter().for_each(|counts| self.progress.correct(counts)),
+            Err(error) if error.is_transient() => self.progress.trouble("backfill", error.to_string()),
+            Err(error) => return Err(error),
         }
         Ok(())
     }

@@ -2,11 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::store::{Checkpoint, Moved};
 
@@ -170,6 +172,26 @@ impl Progress {
     /// `component` is right again.
     pub fn well(&self, component: &'static str) {
         self.state().trouble.remove(component);
+    }
+
+    /// Shows what is told of `component`, until `stop`.
+    pub async fn follow(
+        self: Arc<Self>,
+        component: &'static str,
+        mut told: watch::Receiver<Option<String>>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            let trouble = told.borrow_and_update().clone();
+            match trouble {
+                Some(what) => self.trouble(component, what),
+                None => self.well(component),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = told.changed() => changed?,
+            }
+        }
     }
 
     /// The next offset that derivation reads.

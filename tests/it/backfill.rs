@@ -71,7 +71,7 @@ impl Service {
 
     /// A site whose vectors come from here; `embed` are more keys of its
     /// section, `tables` more tables.
-    fn site(&self, embed: &str, tables: &str) -> Site {
+    pub fn site(&self, embed: &str, tables: &str) -> Site {
         let site = Site::new(HTTP);
         let text = fs::read_to_string(site.pipeline()).unwrap();
         let remote = format!(

@@ -29,6 +29,7 @@ mod producer;
 mod protocol;
 mod providers;
 mod proxy;
+mod redis;
 mod repair;
 mod rerun;
 mod segments;

@@ -59,6 +59,7 @@ impl List {
             mode,
             fusion,
             per_record: true,
+            explain: false,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     sample_of,
     server::{self, Database},
 };
-use crate::{bench::usage, store::Store};
+use crate::bench::usage;
 
 /// Tenants that the rows belong to.
 const TENANTS: u64 = 100;
@@ -236,20 +236,6 @@ fn resident_mib() -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = status.split(' ').nth(1).and_then(|n| n.parse().ok()).context("/proc/self/statm")?;
     Ok(pages as f64 * 4.0 / 1024.0)
-}
-
-/// Loads `rows` of `tenants` tenants and builds what indexes they want.
-pub(super) async fn fill(store: &Store, rows: &Rows, count: u64, tenants: u64) -> Result<i64> {
-    let space_key = store.register_space(&space(), 0).await?;
-    let mut lease = store.acquire("bench", "bench", 0, 0).await?;
-    let mut from = 0;
-    while from < count {
-        let to = (from + 2_000).min(count);
-        store.commit(&mut lease, rows.batch(from, to, tenants, space_key)).await?;
-        from = to;
-    }
-    store.maintain(crate::clock::system_ms()).await?;
-    Ok(space_key)
 }
 
 /// A sample that must not be empty.

@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    breaker::{Breaker, Permission},
     bucket::Bucket,
     classify::Fault,
     headers::RateLimits,
@@ -17,7 +16,14 @@ use super::{
     shape::Limits,
     state::{Circuit, EndpointState, LastFailure},
 };
-use crate::embed::EmbedError;
+use crate::{
+    breaker::{Breaker, Permission, Policy},
+    embed::EmbedError,
+};
+
+/// Three failures in a row close an endpoint, for a minute at most.
+const CIRCUIT: Policy =
+    Policy { failures: 3, open: Duration::from_secs(1), longest_open: Duration::from_secs(60) };
 
 /// An account that may spend no more is tried again after this, unless it
 /// says when.
@@ -97,7 +103,7 @@ impl Gate {
     /// `misconfigured`.
     pub fn new(settings: &Settings, misconfigured: Duration, now: Instant) -> Self {
         Self {
-            breaker: Breaker::default(),
+            breaker: Breaker::new(CIRCUIT),
             bucket: Bucket::new(settings.requests_per_minute, settings.tokens_per_minute, now),
             learned: Learned::new(Limits::of(settings), now),
             pace: Pace::new(now),

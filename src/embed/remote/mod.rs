@@ -8,7 +8,7 @@
 //! | [`count`], [`shape`], [`learned`] | how long texts are, and how many go into a request |
 //! | [`classify`], [`headers`] | what an answer that is none means |
 //! | [`unit`] | what becomes of texts whose request has failed |
-//! | [`retry`], [`bucket`], [`breaker`] | when to try again, how fast, whether at all |
+//! | [`retry`], [`bucket`], [`crate::breaker`] | when to try again, how fast, whether at all |
 //! | [`pace`] | how long a request to an endpoint will take |
 //! | [`gate`], [`choose`] | what may be done with an endpoint, and which is asked |
 //! | [`quota`] | what a day may cost |
@@ -19,7 +19,6 @@
 //! says what a user sees of it.
 
 mod answer;
-mod breaker;
 mod bucket;
 mod budget;
 mod chain;

@@ -2,28 +2,7 @@
 
 use serde::Serialize;
 
-/// Whether an endpoint is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Circuit {
-    /// It is in use.
-    Closed,
-    /// It has failed, and one request tries whether it works again.
-    HalfOpen,
-    /// It is left alone.
-    Open,
-}
-
-impl Circuit {
-    /// Its number in metrics: 0 closed, 1 half open, 2 open.
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Closed => 0,
-            Self::HalfOpen => 1,
-            Self::Open => 2,
-        }
-    }
-}
+pub use crate::breaker::Circuit;
 
 /// The state of one endpoint, for people and programs.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -52,13 +52,13 @@ impl PostgresStore {
     pub async fn artifacts_after(&self, location: &str, limit: u32) -> Result<Vec<ArtifactRow>, StoreError> {
         let mut session = self.read().await?;
         session
-            .query_as(
+            .query(
                 "SELECT * FROM thalweg.artifacts WHERE location COLLATE \"C\" > $1
                  ORDER BY location COLLATE \"C\" LIMIT $2",
             )
             .bind(location.to_owned())
             .bind(i64::from(limit))
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("reading the artifacts by location")
     }
@@ -66,12 +66,12 @@ impl PostgresStore {
     pub async fn segments_without_artifact(&self) -> Result<Vec<SegmentRow>, StoreError> {
         let mut session = self.read().await?;
         session
-            .query_as(
+            .query(
                 "SELECT segments.* FROM thalweg.segments AS segments
                  LEFT JOIN thalweg.artifacts AS artifacts ON artifacts.digest = segments.artifact
                  WHERE artifacts.digest IS NULL ORDER BY stream, base_offset",
             )
-            .fetch_all(session.connection())
+            .all(&mut session)
             .await
             .doing("reading the segments without artifact")
     }

@@ -1,23 +1,51 @@
-//! The circuit breaker of one endpoint: after failures in a row it is left
-//! alone for a while, then tried with one request.
+//! A circuit breaker: after failures in a row a service is left alone for a
+//! while, then tried with one request.
 //!
 //! Pure: the state changes only by what is told to it, with the time it
 //! happened.
 
 use std::time::{Duration, Instant};
 
-use super::state::Circuit;
+use serde::Serialize;
 
-/// Failures in a row that open the circuit.
-const FAILURES: u32 = 3;
-/// For how long it stays open at first; doubled each time the probe fails ...
-const OPEN: Duration = Duration::from_secs(1);
-/// ... up to this.
-const LONGEST_OPEN: Duration = Duration::from_secs(60);
+/// When a circuit opens, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Failures in a row that open it.
+    pub failures: u32,
+    /// For how long it stays open at first; doubled each time the probe fails
+    pub open: Duration,
+    /// ... up to this.
+    pub longest_open: Duration,
+}
+
+/// Whether a service is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Circuit {
+    /// It is in use.
+    Closed,
+    /// It has failed, and one request tries whether it works again.
+    HalfOpen,
+    /// It is left alone.
+    Open,
+}
+
+impl Circuit {
+    /// Its number in metrics: 0 closed, 1 half open, 2 open.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Closed => 0,
+            Self::HalfOpen => 1,
+            Self::Open => 2,
+        }
+    }
+}
 
 /// The state of a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
+    policy: Policy,
     state: State,
     /// How often it was opened since it was last closed.
     openings: u32,
@@ -44,13 +72,12 @@ pub enum Permission {
     No(Option<Instant>),
 }
 
-impl Default for Breaker {
-    fn default() -> Self {
-        Self { state: State::Closed(0), openings: 0 }
-    }
-}
-
 impl Breaker {
+    /// Closed.
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, state: State::Closed(0), openings: 0 }
+    }
+
     /// Whether a request may go at `now`.
     pub fn permission(&self, now: Instant) -> Permission {
         match self.state {
@@ -72,7 +99,7 @@ impl Breaker {
     /// nothing about now.
     pub fn succeeded(&mut self, probe: bool) {
         if probe || matches!(self.state, State::Closed(_)) {
-            *self = Self::default();
+            *self = Self::new(self.policy);
         }
     }
 
@@ -80,7 +107,7 @@ impl Breaker {
     /// several daemons from probing at the same moment.
     pub fn failed(&mut self, probe: bool, now: Instant, random: f64) {
         match &mut self.state {
-            State::Closed(failures) if *failures + 1 < FAILURES => *failures += 1,
+            State::Closed(failures) if *failures + 1 < self.policy.failures => *failures += 1,
             State::Closed(_) => self.open(now, random),
             State::HalfOpen if probe => self.open(now, random),
             State::HalfOpen | State::Open(_) => {}
@@ -90,15 +117,15 @@ impl Breaker {
     /// Whether one more failure opens it.
     pub fn is_last_straw(&self, probe: bool) -> bool {
         match self.state {
-            State::Closed(failures) => failures + 1 >= FAILURES,
+            State::Closed(failures) => failures + 1 >= self.policy.failures,
             State::HalfOpen => probe,
             State::Open(_) => false,
         }
     }
 
     fn open(&mut self, now: Instant, random: f64) {
-        let span =
-            OPEN.saturating_mul(1_u32.checked_shl(self.openings).unwrap_or(u32::MAX)).min(LONGEST_OPEN);
+        let doubled = 1_u32.checked_shl(self.openings).unwrap_or(u32::MAX);
+        let span = self.policy.open.saturating_mul(doubled).min(self.policy.longest_open);
         self.state = State::Open(now + span.mul_f64(1.0 + random.clamp(0.0, 1.0) / 4.0));
         self.openings = self.openings.saturating_add(1);
     }
@@ -134,8 +161,16 @@ mod tests {
 
     use super::*;
 
+    const FAILURES: u32 = 3;
+    const OPEN: Duration = Duration::from_secs(1);
+    const LONGEST_OPEN: Duration = Duration::from_secs(60);
+
+    fn closed() -> Breaker {
+        Breaker::new(Policy { failures: FAILURES, open: OPEN, longest_open: LONGEST_OPEN })
+    }
+
     fn opened(now: Instant) -> Breaker {
-        let mut breaker = Breaker::default();
+        let mut breaker = closed();
         for _ in 0..FAILURES {
             assert_eq!(breaker.permission(now), Permission::Go);
             breaker.failed(false, now, 0.0);
@@ -147,7 +182,7 @@ mod tests {
     fn failures_in_a_row_open_it_and_a_success_between_does_not() {
         let now = Instant::now();
         assert_eq!(opened(now).permission(now), Permission::No(Some(now + OPEN)));
-        let mut breaker = Breaker::default();
+        let mut breaker = closed();
         for _ in 0..10 {
             breaker.failed(false, now, 0.0);
             breaker.failed(false, now, 0.0);
@@ -159,7 +194,7 @@ mod tests {
     #[test]
     fn it_is_known_beforehand_which_failure_opens_it() {
         let now = Instant::now();
-        let mut breaker = Breaker::default();
+        let mut breaker = closed();
         for last in [false, false, true] {
             assert_eq!(breaker.is_last_straw(false), last);
             breaker.failed(false, now, 0.0);
@@ -182,7 +217,7 @@ mod tests {
         assert_eq!(failed.permission(later), Permission::No(Some(later + 2 * OPEN)));
         breaker.succeeded(true);
         assert_eq!(breaker.permission(later), Permission::Go);
-        assert_eq!(breaker, Breaker::default());
+        assert_eq!(breaker, closed());
     }
 
     #[test]
@@ -213,7 +248,7 @@ mod tests {
     fn tripped_it_stays_open_for_as_long_as_was_said() {
         let now = Instant::now();
         let until = now + Duration::from_secs(900);
-        let mut breaker = Breaker::default();
+        let mut breaker = closed();
         breaker.trip(until);
         breaker.trip(now);
         assert_eq!(breaker.permission(now), Permission::No(Some(until)));
@@ -225,7 +260,7 @@ mod tests {
         /// longest span after the last opening, and never two probes at once.
         #[test]
         fn it_never_stays_shut_for_good(events in proptest::collection::vec((0..4_u8, 0..5_000_u64, 0.0..1.0), 0..60)) {
-            let (mut now, mut breaker, mut probing) = (Instant::now(), Breaker::default(), false);
+            let (mut now, mut breaker, mut probing) = (Instant::now(), closed(), false);
             for (event, millis, random) in events {
                 now += Duration::from_millis(millis);
                 let permission = breaker.permission(now);

@@ -21,7 +21,7 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
         &file("[store]\nbucket = 1"),
         (5, 1, 6),
         "store.bucket",
-        "unknown key `bucket`; known here: `path`",
+        "unknown key `bucket`; known here: `connections`",
     );
 }
 
@@ -121,6 +121,8 @@ fn values_that_cannot_be_meant_are_refused_at_their_key() {
     refused(&file("[search]\ndepth = 0"), (5, 1, 5), "search.depth", "from 1 to 10000");
     refused(&file("[sessions]\nmax_active = 0"), (5, 1, 10), "sessions.max_active", "write 1 to");
     refused(&file("[store]\npath = \"\""), (5, 1, 4), "store.path", "must name the database file");
+    refused(&file("[store]\nurl = \"mysql://x\""), (5, 1, 3), "store.url", "must begin with `postgres://`");
+    refused(&file("[store.index]\nm = 1"), (5, 1, 1), "store.index.m", "must be 2 to 100");
     refused(&file("[defaults]\ntenant = \" \""), (5, 1, 6), "defaults.tenant", "not only spaces");
     refused("name = \"A b\"\n[[source]]\ntype = \"tcp\"", (1, 1, 4), "name", "`A b` is not a name");
     let long = format!("[[source]]\ntype = \"unix\"\npath = \"{}\"", "a".repeat(108));

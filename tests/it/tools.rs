@@ -12,6 +12,8 @@ const PYTHON: [&str; 2] = ["msgpack==1.2.4", "fluent-logger==0.11.1"];
 /// From PyPI, for `tests/it/embed_server.rs`; apart from the others, because
 /// they bring along many more.
 const OPENAI: [&str; 2] = ["openai==3.54.0", "langchain-openai==1.7.3"];
+/// From PyPI, for `tests/it/postgres.rs`.
+const PGVECTOR: [&str; 3] = ["psycopg[binary]==3.3.9", "pgvector==0.5.1", "numpy==2.4.6"];
 /// From npm.
 const NODE: [&str; 2] = ["@fluent-org/logger@1.0.10", "@msgpack/msgpack@2.8.0"];
 
@@ -54,6 +56,11 @@ pub fn python() -> PathBuf {
 /// A Python with clients of OpenAI's.
 pub fn python_of_openai() -> PathBuf {
     python_with("test-venv-openai", &OPENAI)
+}
+
+/// A Python with pgvector's client library.
+pub fn python_of_pgvector() -> PathBuf {
+    python_with("test-venv-pgvector", &PGVECTOR)
 }
 
 fn python_with(home: &str, packages: &[&str]) -> PathBuf {

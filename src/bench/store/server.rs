@@ -25,7 +25,7 @@ impl Database {
         let mut connection = server.connect().await.context("the server at --url cannot be reached")?;
         connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await?;
         connection.close().await?;
-        let url = server.clone().database(&name).to_url_lossy().to_string();
+        let url = plain_url(server.clone().database(&name));
         Ok(Self { url, server, name })
     }
 
@@ -72,4 +72,11 @@ fn ticks_of_postgres(stat: &str) -> Option<u64> {
     }
     let fields = fields.split_ascii_whitespace().skip(11).take(4);
     Some(fields.filter_map(|field| field.parse::<u64>().ok()).sum())
+}
+
+/// A URL without the parameters that only this driver knows.
+fn plain_url(options: PgConnectOptions) -> String {
+    let mut url = options.to_url_lossy();
+    url.set_query(None);
+    url.to_string()
 }

@@ -19,7 +19,7 @@ impl TestDatabase {
     pub async fn new(server: &str) -> Self {
         let name = format!("thalweg_test_{:016x}", rand::random::<u64>());
         run(server, format!("CREATE DATABASE {name}")).await;
-        let url = PgConnectOptions::from_str(server).unwrap().database(&name).to_url_lossy().to_string();
+        let url = PgConnectOptions::plain_url(from_str(server).unwrap().database(&name));
         Self { url: url.into(), server: server.to_owned(), name }
     }
 }
@@ -41,4 +41,11 @@ async fn run(server: &str, statement: String) {
     let mut connection = PgConnectOptions::from_str(server).unwrap().connect().await.unwrap();
     connection.execute(AssertSqlSafe(statement)).await.unwrap();
     connection.close().await.unwrap();
+}
+
+/// A URL without the parameters that only this driver knows.
+fn plain_url(options: PgConnectOptions) -> String {
+    let mut url = options.to_url_lossy();
+    url.set_query(None);
+    url.to_string()
 }

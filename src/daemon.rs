@@ -42,6 +42,7 @@ use crate::{
         deriver::Deriver,
         dictionaries::Dictionaries,
         inventory::Inventory,
+        ownership,
         progress::Progress,
         search::Searcher,
         serving::{Served, Serving},
@@ -78,6 +79,8 @@ pub enum Ended {
 pub struct Options {
     /// Stop by itself once all files and standard input are read and derived.
     pub once: bool,
+    /// Take the stream from the data directory that it belongs to.
+    pub take_over: bool,
 }
 
 /// Where a running daemon can be reached.
@@ -402,6 +405,8 @@ impl Daemon {
         let pipeline = bench.pipeline.clone();
         tracing::info!(space = %bench.serving.now().await?.model.space(), "embedding space");
         let described = keep_model_description(&bench).await;
+        ownership::claim(&pipeline.data_dir, &bench.store, &pipeline.stream, options.take_over, clock())
+            .await?;
         let (log, damage) = open_log_of(&pipeline, &bench.store, clock.clone()).await?;
         bench.artifacts.sweep()?;
         let start = log.reader().start_offset();

@@ -131,6 +131,14 @@ CREATE TABLE thalweg.outcomes (
 );
 CREATE INDEX outcomes_deferred ON thalweg.outcomes (pipeline, stream, "offset") WHERE kind = 'deferred';
 
+-- Which data directory's log gives a stream its offsets.
+CREATE TABLE thalweg.streams (
+    stream   text PRIMARY KEY,
+    identity text NOT NULL,
+    host     text NOT NULL,
+    since_ms bigint NOT NULL
+);
+
 -- The conservation law is a constraint: no write can break it.
 CREATE TABLE thalweg.checkpoints (
     pipeline      text NOT NULL,

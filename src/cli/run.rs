@@ -32,6 +32,9 @@ pub struct Run {
     /// Stop once all files and standard input are read and derived
     #[arg(long)]
     once: bool,
+    /// Take the stream from another data directory, which is gone for good
+    #[arg(long)]
+    take_over: bool,
     /// What to log: a level, or `target=level` pairs
     #[arg(long, value_name = "FILTER", env = "THALWEG_LOG", default_value = "info")]
     log: String,
@@ -42,7 +45,7 @@ impl Run {
         let pipeline = load(&self.pipeline)?;
         service::start_logging(&self.log)?;
         let metrics = metrics::install()?;
-        let options = Options { once: self.once };
+        let options = Options { once: self.once, take_over: self.take_over };
         let ended = super::block_on(async move {
             let stop = CancellationToken::new();
             let _watching = service::stop_at_signals(stop.clone());

@@ -18,6 +18,7 @@ pub mod dictionaries;
 mod ingest;
 pub mod inventory;
 mod offsets;
+pub mod ownership;
 pub mod progress;
 pub mod repair;
 pub mod replay;

@@ -73,6 +73,11 @@ answered_by_each! {
     /// dropped, the lease may lag behind the store; acquire again to be sure.
     pub async fn commit(&self, lease: &mut Lease, batch: Batch) -> Result<(), StoreError>;
 
+    /// Has a stream belong to `owner` if it is nobody's yet, or in any case if
+    /// `take_over`. Returns whose it is. A SQLite file lies in its owner's own
+    /// directory, so there it is always `owner`'s.
+    pub async fn claim_stream(&self, stream: &str, owner: &StreamOwner, take_over: bool) -> Result<StreamOwner, StoreError>;
+
     /// Takes over `stream` for `pipeline`: every older lease of the two is
     /// void from here on. A pair never seen before starts at `start_offset`.
     pub async fn acquire(

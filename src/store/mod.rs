@@ -39,6 +39,7 @@ mod settings;
 mod spaces;
 mod sqlite;
 mod stored;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod texts;
@@ -62,6 +63,7 @@ pub use segments::SegmentRow;
 pub use settings::{Settings, VectorElement, VectorIndex};
 pub use spaces::{SpaceRow, SpaceState};
 pub use stored::{StoredChunk, StoredRecord};
+pub use streams::StreamOwner;
 pub use texts::StoredVectors;
 pub use waiting::{Moved, WaitingChunk, WaitingPage};
 

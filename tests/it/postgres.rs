@@ -246,6 +246,45 @@ async fn a_database_that_is_killed_and_away_delays_and_costs_nothing_else() {
     database.remove().await;
 }
 
+/// By mistake a second daemon is started on the stream: from another data
+/// directory it is refused; from a copy of the first one's, it takes over, and
+/// the first one, paused and resumed, cannot write any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_daemons_on_one_stream_only_one_writes() {
+    let Some(server) = server() else { return };
+    let database = Database::new(&server).await;
+    let sections = format!("{TCP}{SMALL}{}", database.settings());
+    let site = Site::new(&sections);
+    let (mut ledgers, _) = ledgers();
+    let mut first = site.start();
+    produce_all(&mut ledgers, first.tcp(), 50).await;
+    first.derived(150).await;
+
+    let stranger = Site::new(&sections).run(&[], b"");
+    assert_eq!(stranger.code, Some(1), "{}", stranger.log);
+    assert!(stranger.log.contains("belongs to another data directory"), "{}", stranger.log);
+    assert!(stranger.log.contains("--take-over"), "{}", stranger.log);
+
+    first.signal(libc::SIGSTOP);
+    let copy = Site::new(&sections);
+    let copied = Command::new("cp").arg("-a").arg(site.path("data")).arg(copy.path("data")).status().unwrap();
+    assert!(copied.success());
+    let second = copy.start();
+    let (mut others, _) = (vec![Ledger::new(7)], ());
+    produce_all(&mut others, second.tcp(), 40).await;
+    second.derived(190).await;
+    first.signal(libc::SIGCONT);
+    // What it takes is in its own log, and its store is not this one any more.
+    let address = first.tcp().to_owned();
+    produce_all(&mut ledgers, &address, 10).await;
+    let exit = first.wait(Duration::from_secs(30));
+    assert_eq!(exit.code, Some(1), "{}", exit.log);
+    assert!(exit.log.contains("another writer has taken over"), "{}", exit.log);
+    second.stop_drained();
+    assert_eq!(database.ids().await.len(), 190, "only the second one's came after the first 150");
+    database.remove().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn people_who_come_with_sql_find_every_chunk_with_its_vector() {
     let Some(server) = server() else { return };

@@ -48,6 +48,7 @@ mod session;
 mod spaces;
 mod spending;
 mod stored;
+mod streams;
 mod text;
 mod texts;
 mod vectors;

@@ -3,8 +3,8 @@
 use sqlx::AssertSqlSafe;
 
 use super::SqliteStore;
-use crate::store::TableCount;
 use crate::store::error::{Doing, StoreError};
+use crate::store::{StreamOwner, TableCount};
 
 impl SqliteStore {
     pub async fn schema_version(&self) -> Result<i64, StoreError> {
@@ -27,6 +27,17 @@ impl SqliteStore {
     #[expect(clippy::unused_async, reason = "the other database has something to do")]
     pub async fn maintain(&self, _now_ms: i64) -> Result<u64, StoreError> {
         Ok(0)
+    }
+
+    /// The file lies in the owner's own directory.
+    #[expect(clippy::unused_async, reason = "the other database has to ask")]
+    pub async fn claim_stream(
+        &self,
+        _stream: &str,
+        owner: &StreamOwner,
+        _take_over: bool,
+    ) -> Result<StreamOwner, StoreError> {
+        Ok(owner.clone())
     }
 
     pub async fn inventory(&self) -> Result<Vec<TableCount>, StoreError> {

@@ -19,7 +19,7 @@ impl TestDatabase {
     pub async fn new(server: &str) -> Self {
         let name = format!("thalweg_test_{:016x}", rand::random::<u64>());
         run(server, format!("CREATE DATABASE {name}")).await;
-        let url = PgConnectOptions::plain_url(from_str(server).unwrap().database(&name));
+        let url = plain_url(PgConnectOptions::from_str(server).unwrap().database(&name));
         Self { url: url.into(), server: server.to_owned(), name }
     }
 }

@@ -55,6 +55,7 @@ pub use handle::Store;
 pub use hits::{Hit, Lineage};
 pub use inventory::TableCount;
 pub use migration::{Missing, Sample};
+pub use postgres::{DatabaseProbe, probe};
 pub use progress::SourceProgress;
 pub use replay::Replayed;
 pub use rows::{Batch, ChunkRow, OutcomeKind, OutcomeRow, RecordRow};

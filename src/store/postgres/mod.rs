@@ -18,6 +18,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool};
 
+pub use self::probe::{DatabaseProbe, probe};
 use self::session::Session;
 use self::vectors::{Element, VectorTable};
 use super::error::{Doing, StoreError};
@@ -40,6 +41,7 @@ mod lost;
 mod migration;
 mod nearest;
 mod new_rows;
+mod probe;
 mod progress;
 mod replay;
 mod schema;

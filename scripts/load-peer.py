@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Loads rows the way people write it: psycopg's executemany with pgvector's
-client library, 1,000 rows a batch. Prints the seconds it took, reading the file
+client library, 1,000 rows a batch, into one table that can be searched by
+vector and by word. Prints the seconds it took, reading the file
 not counted.
 
     load-peer.py URL FILE DIMENSIONS
@@ -29,8 +30,10 @@ def main():
         register_vector(connection)
         connection.execute(
             "CREATE TABLE docs (id bigserial PRIMARY KEY, tenant text NOT NULL, content text NOT NULL,"
+            " terms tsvector GENERATED ALWAYS AS (to_tsvector('english', content)) STORED,"
             f" embedding vector({dimensions}) NOT NULL)")
         connection.execute("CREATE INDEX ON docs (tenant)")
+        connection.execute("CREATE INDEX ON docs USING gin (terms)")
         started = time.monotonic()
         with connection.cursor() as cursor:
             for at in range(0, len(rows), BATCH):

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::runtime::Runtime;
 
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     bench::daemon::{Daemon, Folder},
     embed::{Embedder, Hashing},
+    pipeline::search::SearchReply,
     store::{RecordRow, Store},
 };
 
@@ -85,7 +86,13 @@ async fn of_shape(
             if run == 0 {
                 found += agreeing(&mut bare, &reply, tenant, vector).await?;
                 if n == 0 {
-                    explained = reply["scans"][0]["scan"].as_str().unwrap_or("?").to_owned();
+                    explained = reply
+                        .scans
+                        .iter()
+                        .flatten()
+                        .map(|scan| scan.scan.as_str())
+                        .collect::<Vec<_>>()
+                        .join("+");
                 }
             }
         }
@@ -121,7 +128,7 @@ fn daemon_on(options: &Options, database: &Database) -> Result<Daemon> {
     Daemon::start(Folder::new(&options.scratch, &settings)?)
 }
 
-async fn ask(daemon: &Daemon, tenant: &str, text: &str) -> Result<Value> {
+async fn ask(daemon: &Daemon, tenant: &str, text: &str) -> Result<SearchReply> {
     let request = json!({ "tenant": tenant, "query": text, "mode": "vector", "explain": true });
     let reply = daemon.http().post(daemon.url("/v1/search")).json(&request).send().await?;
     Ok(reply.error_for_status()?.json().await?)
@@ -156,7 +163,7 @@ async fn tenant_key(connection: &mut PgConnection, tenant: &str) -> Result<i64> 
 /// count, whichever was given.
 async fn agreeing(
     connection: &mut PgConnection,
-    reply: &Value,
+    reply: &SearchReply,
     tenant: &str,
     vector: &[f32],
 ) -> Result<usize> {
@@ -170,9 +177,9 @@ async fn agreeing(
     .fetch_one(connection)
     .await?
     .try_get(0)?;
-    let hits = reply["hits"].as_array().context("an answer without hits")?;
-    let near = |hit: &&Value| hit["vector_score"].as_f64().is_some_and(|score| 1.0 - score <= tenth + 1e-5);
-    Ok(hits.iter().filter(near).count())
+    #[expect(clippy::cast_possible_truncation, reason = "as the score is rounded")]
+    let least = 1.0 - tenth as f32 - 1e-5;
+    Ok(reply.hits.iter().filter(|hit| hit.vector_score.is_some_and(|score| score >= least)).count())
 }
 
 /// Texts that are all different, each half of one and half of another of the

@@ -41,6 +41,7 @@ mod lost;
 mod migration;
 mod nearest;
 mod new_rows;
+mod nodelay;
 mod probe;
 mod progress;
 mod replay;
@@ -96,7 +97,12 @@ impl PostgresStore {
             .application_name("thalweg")
             // Statements that a pooler's server does not know must not be kept.
             .statement_cache_capacity(if settings.prepared_statements { 200 } else { 0 });
+        let port = options.get_port();
         let pool = PgPoolOptions::new()
+            .after_connect(move |_, _| {
+                nodelay::set(port);
+                Box::pin(async { Ok(()) })
+            })
             .max_connections(settings.connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_with(options)

@@ -175,9 +175,6 @@ async fn write_partitions(
     session: &mut Session,
     partitions: &BTreeMap<(i64, i64), (i64, i64)>,
 ) -> Result<(), sqlx::Error> {
-    let column = |pick: fn(&((i64, i64), (i64, i64))) -> i64| -> Vec<i64> {
-        partitions.iter().map(|(key, sums)| pick(&(*key, *sums))).collect()
-    };
     session
         .query(
             "INSERT INTO thalweg.partitions AS p (tenant_key, tier, chunks, terms)
@@ -187,10 +184,10 @@ async fn write_partitions(
              ON CONFLICT (tenant_key, tier) DO UPDATE SET chunks = p.chunks + excluded.chunks,
                  terms = p.terms + excluded.terms",
         )
-        .bind(column(|(key, _)| key.0))
-        .bind(column(|(key, _)| key.1))
-        .bind(column(|(_, sums)| sums.0))
-        .bind(column(|(_, sums)| sums.1))
+        .bind(partitions.keys().map(|(tenant_key, _)| *tenant_key).collect::<Vec<_>>())
+        .bind(partitions.keys().map(|(_, tier)| *tier).collect::<Vec<_>>())
+        .bind(partitions.values().map(|(chunks, _)| *chunks).collect::<Vec<_>>())
+        .bind(partitions.values().map(|(_, terms)| *terms).collect::<Vec<_>>())
         .run(session)
         .await
         .map(drop)

@@ -103,6 +103,10 @@ impl Default for Defaults {
     }
 }
 
+/// Longest tenant, session, source or id, in bytes: they are looked up by
+/// indexes, whose entries are bounded.
+pub const MAX_NAME_BYTES: usize = 1_024;
+
 /// Why a payload is not a record. Positions are bytes from the start of the
 /// payload.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -146,6 +150,16 @@ pub enum Fault {
         found: &'static str,
         /// What it must be.
         wanted: &'static str,
+    },
+    /// A name that no index could hold.
+    #[error("`{field}` at byte {at} has {bytes} bytes; at most {MAX_NAME_BYTES} are taken")]
+    TooLong {
+        /// Which field.
+        field: &'static str,
+        /// Where its value begins.
+        at: usize,
+        /// Its length.
+        bytes: usize,
     },
     /// No text, or an empty one.
     #[error("the record has no `text`; it is the field that is searched")]
@@ -194,6 +208,7 @@ impl Fault {
             Self::TrailingBytes { .. } => "trailing_bytes",
             Self::BadKey { .. } => "bad_key",
             Self::WrongType { .. } => "wrong_type",
+            Self::TooLong { .. } => "too_long",
             Self::MissingText => "missing_text",
             Self::UnknownTier { .. } => "unknown_tier",
             Self::BadTimestamp { .. } => "bad_timestamp",
@@ -336,6 +351,12 @@ impl<'a> RecordRef<'a> {
         let wrong = |wanted| Fault::WrongType { field: field.name(), at, found: value.type_name(), wanted };
         if matches!(value, Token::Nil) {
             return Ok(());
+        }
+        if let Token::Str(name) = value
+            && field != Field::Text
+            && name.len() > MAX_NAME_BYTES
+        {
+            return Err(Fault::TooLong { field: field.name(), at, bytes: name.len() });
         }
         match (field, value) {
             (Field::Id, Token::Str(s)) => self.id = Some(Id::Str(s)),
@@ -503,6 +524,7 @@ mod tests {
             (vec![0x81, 0xa4, b't', b'e', b'x', b't', 0xa2, b'a', 0xff], "not_utf8", "its byte 1"),
             (pack(&json!({"text": 5})), "wrong_type", "`text` at byte 6 is a integer"),
             (pack(&json!({"text": "x", "tenant": 5})), "wrong_type", "`tenant`"),
+            (pack(&json!({"text": "x", "session": "s".repeat(1_025)})), "too_long", "has 1025 bytes"),
             (pack(&json!({"a": 1})), "missing_text", "text"),
             (pack(&json!({"text": ""})), "missing_text", "text"),
             (pack(&json!({"text": "x", "tier": "evnt"})), "unknown_tier", "evnt"),

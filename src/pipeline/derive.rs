@@ -174,7 +174,7 @@ impl Derive {
         };
         let (started, before) = (Instant::now(), self.lease.checkpoint());
         let (chunks, reasons) = loop {
-            let batch = Batch {
+            let mut batch = Batch {
                 from,
                 to,
                 lost,
@@ -189,7 +189,7 @@ impl Derive {
                     .collect(),
                 now_ms: (self.clock)(),
             };
-            match self.commit_until_done(&batch).await {
+            match self.commit_each_content_once(&mut batch).await {
                 // Another space went live in between.
                 Err(DeriveError::Store(StoreError::NotLive { .. })) => {
                     let mut rows = batch.records;
@@ -206,6 +206,22 @@ impl Derive {
         metrics::committed(started.elapsed());
         self.show(before, chunks, reasons, appended_ms);
         Ok(())
+    }
+
+    /// As [`Self::commit_until_done`]; what another stream has stored since
+    /// the batch was judged is left out as a duplicate.
+    async fn commit_each_content_once(&mut self, batch: &mut Batch) -> Result<(), DeriveError> {
+        loop {
+            match self.commit_until_done(batch).await {
+                Err(DeriveError::Store(StoreError::Duplicate { .. })) => {
+                    let keys: Vec<[u8; 32]> =
+                        batch.records.iter().filter_map(|record| record.dedupe_key).collect();
+                    let held = self.store.known(&keys).await?;
+                    leave_out(batch, &held);
+                }
+                done => return done,
+            }
+        }
     }
 
     /// A store that is away, or a disk that is full, delays; being fenced is
@@ -253,6 +269,23 @@ impl Derive {
         metrics::derive_lag(self.log.end_offset().saturating_sub(after.next_offset));
         metrics::fallback_fraction(self.progress.fallback_fraction());
     }
+}
+
+/// Has the records whose contents `held` names be duplicates.
+fn leave_out(batch: &mut Batch, held: &HashMap<[u8; 32], (String, u64)>) {
+    let mut outcomes = Vec::new();
+    batch.records.retain(|record| {
+        let holder = record.dedupe_key.and_then(|key| held.get(&key));
+        outcomes.extend(holder.map(|(stream, offset)| OutcomeRow {
+            offset: record.offset,
+            kind: OutcomeKind::Deduplicated,
+            reason: "duplicate".into(),
+            detail: format!("{stream}/{offset}"),
+        }));
+        holder.is_none()
+    });
+    batch.outcomes.retain(|outcome| !outcomes.iter().any(|duplicate| duplicate.offset == outcome.offset));
+    batch.outcomes.extend(outcomes);
 }
 
 /// The reading half.

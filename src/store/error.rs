@@ -143,7 +143,8 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later: the database was busy or away,
     /// no connection was free, or the disk was full or refused to read or
-    /// write. Each of these leaves the database as the last commit left it.
+    /// write. Nothing is written by halves; but where the connection was lost
+    /// in a commit, it may be written whole.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database { source: sqlx::Error::Database(e), .. } => {
@@ -153,7 +154,15 @@ impl StoreError {
                 })
             }
             Self::Database { source, .. } => {
-                matches!(source, sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed)
+                matches!(
+                    source,
+                    sqlx::Error::PoolTimedOut
+                        | sqlx::Error::Io(_)
+                        | sqlx::Error::WorkerCrashed
+                        // A connection that is out of step; another one is not.
+                        | sqlx::Error::Protocol(_)
+                        | sqlx::Error::BeginFailed
+                )
             }
             _ => false,
         }
@@ -172,9 +181,10 @@ fn is_transient_in_sqlite(code: &str) -> bool {
 
 /// By class of SQLSTATE: connections (08), want of resources (53), objects in
 /// use (55), intervention (57), the system (58), transactions that met (40);
-/// and 25006, which a server says that has been made a standby.
+/// states of transactions (25): on a server made a standby, after a failed
+/// statement, after a time-out.
 fn is_transient_in_postgres(code: &str) -> bool {
-    ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class)) || code == "25006"
+    ["08", "25", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
 }
 
 /// Says what was being done when the database failed.

@@ -11,6 +11,11 @@ pub(super) fn check_vector(vector: &[f32], dimensions: usize) -> Result<(), Stri
     if vector.iter().all(|x| *x == 0.0) {
         return Err("it is zero".into());
     }
+    // Beyond these its square is not a number that 32 bits can hold.
+    let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    if !(1e-15..=1e15).contains(&length) {
+        return Err(format!("its length is {length:e}"));
+    }
     Ok(())
 }
 

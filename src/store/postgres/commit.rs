@@ -8,7 +8,7 @@ use super::new_rows::NewRows;
 use super::text::{original, stored};
 use super::{PostgresStore, Session};
 use crate::store::analysed::Analysed;
-use crate::store::checkpoint::Lease;
+use crate::store::checkpoint::{Checkpoint, Lease};
 use crate::store::error::{Doing, StoreError};
 use crate::store::lost::lost_of;
 use crate::store::rows::{Batch, OutcomeKind, RecordRow, Tally};
@@ -27,7 +27,10 @@ impl PostgresStore {
         if batch.has_vectors() {
             check_live(&mut session, batch.space_key).await?;
         }
-        move_checkpoint(&mut session, lease, &batch, tally).await?;
+        if let Some(checkpoint) = move_checkpoint(&mut session, lease, &batch, tally).await? {
+            lease.checkpoint = checkpoint;
+            return Ok(());
+        }
         let batch_key = batch_key(&mut session, &batch).await?;
         let tenants = self.tenant_keys(&mut session, &batch.records).await?;
         let rows = NewRows {
@@ -113,12 +116,15 @@ pub(super) async fn check_live(session: &mut Session, space_key: i64) -> Result<
     if live == Some(true) { Ok(()) } else { Err(StoreError::NotLive { space_key }) }
 }
 
+/// Moves the checkpoint. Where it stands if this very batch is committed
+/// already: by a call whose connection was lost before it heard so. Only the
+/// holder of the epoch moves it, one batch at a time, so nobody else can have.
 async fn move_checkpoint(
     session: &mut Session,
     lease: &Lease,
     batch: &Batch,
     tally: Tally,
-) -> Result<(), StoreError> {
+) -> Result<Option<Checkpoint>, StoreError> {
     let moved = session
         .query(
             "UPDATE thalweg.checkpoints SET next_offset = $1, indexed = indexed + $2, rejected = rejected + $3,
@@ -142,7 +148,17 @@ async fn move_checkpoint(
         .await
         .doing("moving a checkpoint")?;
     if moved.rows_affected() == 1 {
-        return Ok(());
+        return Ok(None);
+    }
+    let now: Option<Lease> = session
+        .query("SELECT * FROM thalweg.checkpoints WHERE pipeline = $1 AND stream = $2")
+        .bind(&lease.pipeline)
+        .bind(&lease.stream)
+        .optional(session)
+        .await
+        .doing("reading a checkpoint")?;
+    if let Some(now) = now.filter(|now| now.epoch == lease.epoch && now.checkpoint.next_offset == batch.to) {
+        return Ok(Some(now.checkpoint));
     }
     Err(StoreError::Fenced {
         pipeline: lease.pipeline.clone(),

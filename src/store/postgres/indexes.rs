@@ -41,7 +41,11 @@ impl PostgresStore {
             }
             for grown in self.grown(&table).await? {
                 while let Some((name, build)) = self.claim(&table, &grown, now_ms).await? {
-                    self.build(&table, &grown, &name, &build).await?;
+                    // One tenant's failure is not the others'.
+                    if let Err(error) = self.build(&table, &grown, &name, &build).await {
+                        tracing::warn!(index = name, %error, "an approximate index could not be built");
+                        break;
+                    }
                     built += 1;
                 }
             }
@@ -167,9 +171,12 @@ impl PostgresStore {
         let started = std::time::Instant::now();
         let _progress = AbortOnDropHandle::new(tokio::spawn(say_progress(self.clone(), name.to_owned())));
         let mut connection = self.inner.pool.acquire().await.doing(doing)?;
+        // Nobody inherits what is set below, nor waits for a build that was
+        // given up: the server gives it up, too.
+        connection.close_on_drop();
         self.lend_memory(&mut connection).await.doing(doing)?;
         let created = connection.execute(AssertSqlSafe(create)).await.doing(doing);
-        self.take_memory_back(&mut connection).await.doing(doing)?;
+        drop(connection);
         if let Err(error) = created {
             self.take_away(name).await?;
             return Err(error);
@@ -192,19 +199,28 @@ impl PostgresStore {
             return Ok(());
         }
         let kib = self.settings().index.build_memory.as_usize() / 1024;
-        connection.execute(AssertSqlSafe(format!("SET maintenance_work_mem = '{kib}kB'"))).await.map(drop)
-    }
-
-    async fn take_memory_back(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        if !self.settings().prepared_statements {
-            return Ok(());
-        }
-        connection.execute("RESET maintenance_work_mem").await.map(drop)
+        let set =
+            format!("SET maintenance_work_mem = '{kib}kB'; SET client_connection_check_interval = '10s'");
+        connection.execute(AssertSqlSafe(set)).await.map(drop)
     }
 
     /// Drops an index, whatever became of it, and forgets it.
     async fn take_away(&self, name: &str) -> Result<(), StoreError> {
         let doing = "dropping an index";
+        let mut session = self.begin().await?;
+        let condemned: Option<String> = session
+            .query(
+                "UPDATE thalweg.vector_indexes SET state = 'dropping' WHERE name = $1 AND state <> 'ready'
+                 RETURNING name",
+            )
+            .bind(name)
+            .optional_scalar(&mut session)
+            .await
+            .doing(doing)?;
+        session.commit(doing).await?;
+        if condemned.is_none() {
+            return Ok(());
+        }
         let mut connection = self.inner.pool.acquire().await.doing(doing)?;
         let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS thalweg.{name}");
         connection.execute(AssertSqlSafe(drop)).await.doing(doing)?;
@@ -263,16 +279,23 @@ impl Session {
 
     /// Searches ask `name` from here on, and none of `replaced`.
     async fn make_ready(&mut self, name: &str, replaced: &[String]) -> Result<(), StoreError> {
-        self.query(
-            "UPDATE thalweg.vector_indexes SET state = CASE WHEN name = $1 THEN 'ready' ELSE 'dropping' END
-             WHERE name = $1 OR name = ANY($2)",
-        )
-        .bind(name.to_owned())
-        .bind(replaced.to_vec())
-        .run(self)
-        .await
-        .doing("building an index")
-        .map(drop)
+        let doing = "building an index";
+        let ready = self
+            .query("UPDATE thalweg.vector_indexes SET state = 'ready' WHERE name = $1 AND state = 'building'")
+            .bind(name)
+            .run(self)
+            .await
+            .doing(doing)?;
+        if ready.rows_affected() == 0 {
+            // Somebody took it for abandoned and takes it away.
+            return Err(StoreError::Database { doing, source: sqlx::Error::RowNotFound });
+        }
+        self.query("UPDATE thalweg.vector_indexes SET state = 'dropping' WHERE name = ANY($1)")
+            .bind(replaced.to_vec())
+            .run(self)
+            .await
+            .doing(doing)
+            .map(drop)
     }
 }
 

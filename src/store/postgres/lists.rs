@@ -148,9 +148,10 @@ impl Lists for OfTenant {
         let mut session = self.session.lock().await;
         session
             .query(
-                "SELECT c.chunk_key FROM thalweg.records r JOIN thalweg.chunks c USING (record_key)
+                "SELECT coalesce(array_agg(c.chunk_key ORDER BY c.chunk_key), '{}')
+                 FROM thalweg.records r JOIN thalweg.chunks c USING (record_key)
                  WHERE r.tenant_key = $1 AND r.tier = $2 AND ($3::text IS NULL OR r.session = $3)
-                   AND r.ts_ms >= $4 AND r.ts_ms < $5 ORDER BY c.chunk_key",
+                   AND r.ts_ms >= $4 AND r.ts_ms < $5",
             )
             .bind(self.tenant_key)
             .bind(small(tier))
@@ -159,7 +160,7 @@ impl Lists for OfTenant {
             .bind(filter.until_ms)
             // Planned each time, for it depends on what is asked.
             .planned_anew()
-            .scalars(&mut session)
+            .scalar(&mut session)
             .await
             .doing("filtering records")
     }

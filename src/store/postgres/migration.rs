@@ -34,6 +34,7 @@ impl PostgresStore {
     pub async fn switch_space(&self, space_key: i64, most_behind: u64) -> Result<(), StoreError> {
         let table = self.vector_table(space_key).await?;
         let mut session = self.begin().await?;
+        session.lock_spaces().await?;
         // Waits for every commit that has found the live space to be live.
         let states: Vec<(i64, String)> = session
             .query("SELECT space_key, state FROM thalweg.spaces ORDER BY space_key FOR UPDATE")

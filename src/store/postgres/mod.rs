@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
 
 pub use self::probe::{DatabaseProbe, probe};
 use self::session::Session;
@@ -99,6 +99,13 @@ impl PostgresStore {
             .statement_cache_capacity(if settings.prepared_statements { 200 } else { 0 });
         let port = options.get_port();
         let pool = PgPoolOptions::new()
+            // A call that is dropped, or fails, while its transaction begins
+            // leaves it behind unnoticed by the driver: role, tenant and all.
+            // One that still stands is ended here; one that has failed makes
+            // this fail, and the connection is closed.
+            .after_release(|connection, _| {
+                Box::pin(async move { connection.execute("BEGIN; ROLLBACK").await.map(|_| true) })
+            })
             .after_connect(move |_, _| {
                 nodelay::set(port);
                 Box::pin(async { Ok(()) })

@@ -204,6 +204,8 @@ impl OfPartition<'_> {
             .rows(session)
             .await
             .doing("searching the index")?;
+        // What else this search asks wants its sorts.
+        session.query("SET LOCAL enable_sort = on").run(session).await.doing("asking for indexes")?;
         let mut nearest: Vec<Near> = rows.iter().map(near).collect::<Result<_, _>>()?;
         sort(&mut nearest);
         nearest.truncate(self.depth);

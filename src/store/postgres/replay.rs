@@ -97,7 +97,11 @@ async fn stored_chunks(
 
 /// Where live reading stands, held there; a stream nobody reads has nothing to
 /// collide with.
-async fn next_offset(session: &mut Session, pipeline: &str, stream: &str) -> Result<u64, StoreError> {
+pub(super) async fn next_offset(
+    session: &mut Session,
+    pipeline: &str,
+    stream: &str,
+) -> Result<u64, StoreError> {
     let next: Option<i64> = session
         .query("SELECT next_offset FROM thalweg.checkpoints WHERE pipeline = $1 AND stream = $2 FOR UPDATE")
         .bind(pipeline.to_owned())

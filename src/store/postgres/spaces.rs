@@ -16,12 +16,7 @@ impl PostgresStore {
         let json = serde_json::to_string(space)
             .map_err(|e| StoreError::Damaged { what: "space", reason: e.to_string() })?;
         let mut session = self.begin().await?;
-        // Two that register the same space come one after the other.
-        session
-            .query("LOCK TABLE thalweg.spaces IN SHARE ROW EXCLUSIVE MODE")
-            .run(&mut session)
-            .await
-            .doing("registering a space")?;
+        session.lock_spaces().await?;
         let (key, element): (i64, String) = session
             .query(
                 "INSERT INTO thalweg.spaces AS s (space_id, json, state, created_ms, element, dimensions)
@@ -67,6 +62,7 @@ impl PostgresStore {
 
     pub async fn replace_unused(&self, space_key: i64) -> Result<(), StoreError> {
         let mut session = self.begin().await?;
+        session.lock_spaces().await?;
         let live: Option<i64> = session
             .query("SELECT space_key FROM thalweg.spaces WHERE state = 'live' AND space_key <> $1 FOR UPDATE")
             .bind(space_key)
@@ -111,6 +107,7 @@ impl PostgresStore {
 
     pub async fn set_space_state(&self, space_key: i64, state: SpaceState) -> Result<(), StoreError> {
         let mut session = self.begin().await?;
+        session.lock_spaces().await?;
         let changed = session
             .query("UPDATE thalweg.spaces SET state = $1 WHERE space_key = $2")
             .bind(state.as_str())
@@ -177,6 +174,16 @@ impl PostgresStore {
 }
 
 impl Session {
+    /// Those that change spaces come one after the other; commits, which only
+    /// look, are not kept waiting by this.
+    pub(super) async fn lock_spaces(&mut self) -> Result<(), StoreError> {
+        self.query("LOCK TABLE thalweg.spaces IN SHARE ROW EXCLUSIVE MODE")
+            .run(self)
+            .await
+            .doing("waiting for another change of spaces")
+            .map(drop)
+    }
+
     /// Makes the table of a space, and the view for people who come with SQL
     /// show the space's vectors if it is the live one.
     async fn make_table(&mut self, table: &VectorTable) -> Result<(), StoreError> {

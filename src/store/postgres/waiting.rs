@@ -3,6 +3,7 @@
 use sqlx::{AssertSqlSafe, FromRow, Row};
 
 use super::commit::check_live;
+use super::replay::next_offset;
 use super::text::{original, stored};
 use super::vectors::VectorTable;
 use super::{PostgresStore, Session, array};
@@ -113,6 +114,8 @@ impl PostgresStore {
         check_vectors(table.dimensions, vectors)?;
         let mut session = self.begin().await?;
         check_live(&mut session, space_key).await?;
+        // First, as replays do, so that neither waits for the other.
+        next_offset(&mut session, pipeline, stream).await?;
         add(&mut session, &table, vectors).await?;
         let mut moved = Moved::default();
         for (offset, reason) in refused {

@@ -28,6 +28,7 @@ mod indexes;
 mod isolation;
 mod measure;
 mod postgres;
+mod recovery;
 mod retrieval;
 
 use crate::embed::Space;

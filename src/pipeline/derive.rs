@@ -145,13 +145,17 @@ impl Derive {
             relaxation: Relaxation::default(),
             claimed: HashMap::new(),
         };
-        let committing = self.commit_all(queued, embedding);
+        let (reading, committing) = (reader.run(queue, stop), self.commit_all(queued, embedding));
+        tokio::pin!(reading, committing);
         tokio::select! {
             () = abandon.cancelled() => Ok(()),
-            done = async {
-                let (read, committed) = tokio::join!(reader.run(queue, stop), committing);
-                committed.and(read)
-            } => done,
+            // It failed, for instance by being fenced: what is read from here
+            // on has nowhere to go. Or reading is just ending.
+            committed = &mut committing => match committed {
+                Ok(()) => reading.await,
+                failed => failed,
+            },
+            read = &mut reading => committing.await.and(read),
         }
     }
 

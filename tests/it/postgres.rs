@@ -306,7 +306,7 @@ with psycopg.connect(sys.argv[1]) as connection:
     near = connection.execute(
         "SELECT record_id FROM thalweg.doc_embeddings WHERE tenant = %s ORDER BY embedding <=> %s LIMIT 1",
         (rows[0][0], query)).fetchone()
-    print(len(rows), rows[0][1], near[0], len(rows[0][3]), rows[0][4])
+    print(len(rows), rows[0][1], near[0], rows[0][3].dimensions(), rows[0][4])
 "#;
     let output =
         Command::new(tools::python_of_pgvector()).args(["-c", program, &database.url]).output().unwrap();

@@ -242,7 +242,8 @@ impl Session {
             return Ok(());
         }
         let view = format!(
-            "DROP VIEW IF EXISTS thalweg.doc_embeddings;
+            "SET LOCAL client_min_messages = warning;
+             DROP VIEW IF EXISTS thalweg.doc_embeddings;
              CREATE VIEW thalweg.doc_embeddings WITH (security_invoker = true) AS
              SELECT c.chunk_key, t.name AS tenant, r.session,
                     (ARRAY['event', 'summary', 'doc', 'profile', 'artifact'])[r.tier + 1] AS tier,

@@ -124,7 +124,8 @@ impl VectorTable {
             _ => String::new(),
         };
         format!(
-            "CREATE TABLE IF NOT EXISTS {name} (
+            "SET LOCAL client_min_messages = warning;
+             CREATE TABLE IF NOT EXISTS {name} (
                  chunk_key  bigint NOT NULL,
                  tenant_key bigint NOT NULL,
                  tier       smallint NOT NULL,

@@ -208,7 +208,11 @@ impl Texts {
     /// Words of one text, and a few of another.
     fn question(&self, n: u64) -> String {
         let at = n.wrapping_mul(104_729) % 9_973;
-        self.text(at).split_whitespace().skip(3).take(12).collect::<Vec<_>>().join(" ")
+        let text = self.text(at);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        // A text may be shorter than what is left out of the others.
+        let from = if words.len() > 3 { 3 } else { 0 };
+        words.into_iter().skip(from).take(12).collect::<Vec<_>>().join(" ")
     }
 
     async fn fill(&self, store: &Store, count: u64, tenants: u64) -> Result<()> {

@@ -1,7 +1,7 @@
 //! When an approximate index is worth building, and over what.
 //!
-//! Inserting into one costs over a hundred times what appending to the table
-//! does, so streams never do: new vectors lie beyond the last index and are compared
+//! Inserting into one costs far more than appending to the table, so streams
+//! never do: new vectors lie beyond the last index and are compared
 //! exactly, and when they have become many, an index is built over them. Small
 //! indexes are built anew together with what follows them, so that a tier of
 //! `n` vectors has about log n of them and each vector is built in about log n

@@ -169,8 +169,8 @@ impl OfPartition<'_> {
 
     /// The nearest of each indexed range, and of what no index holds.
     async fn by_index(&self, session: &mut Session, ranges: &[(i64, i64)]) -> Result<Vec<Near>, StoreError> {
-        // An index must be taken though sorting looks cheaper: the planner
-        // does not know that a larger share of what it sorts lies on disk.
+        // The index must be taken, even where the planner takes sorting all of
+        // the range for cheaper.
         session.query("SET LOCAL enable_sort = off").run(session).await.doing("asking for indexes")?;
         let distance = self.table.distance();
         let (name, depth) = (self.table.name(), self.depth);

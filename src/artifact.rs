@@ -342,6 +342,20 @@ impl Artifacts {
         }
     }
 
+    /// Deletes the objects of artifacts that [`Store::doom`] took out of the
+    /// registry. Returns their locations; broken off, it can be called again.
+    pub async fn delete_doomed(&self) -> Result<Vec<String>, ArtifactError> {
+        let doomed = self.registry.doomed().await?;
+        for location in &doomed {
+            match self.objects.delete(&Location::from(location.as_str())).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(source) => return Err(self.failed(location, source)),
+            }
+            self.registry.object_deleted(location).await?;
+        }
+        Ok(doomed)
+    }
+
     /// Objects that no row names. Those younger than a put that is under way
     /// may be among them.
     pub async fn orphans(&self) -> Result<Vec<String>, ArtifactError> {

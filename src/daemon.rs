@@ -41,6 +41,7 @@ use crate::{
         derive::Derive,
         deriver::Deriver,
         dictionaries::Dictionaries,
+        erase::Eraser,
         inventory::Inventory,
         ownership,
         progress::Progress,
@@ -285,6 +286,7 @@ pub fn archive_of(
         damage: damage.clone(),
         clock,
         cpu: Cpu::background()?,
+        turn: Arc::default(),
     })
 }
 
@@ -543,6 +545,16 @@ impl Daemon {
             self.workers.spawn("backfill", backfill.run(stop.clone()));
             self.workers.spawn("derive", derive.run(stop.clone(), self.abandon.clone()));
         }
+        let shared = self.bench.redis.clone().zip(pipeline.redis.as_ref().map(|redis| redis.cache_ttl.0));
+        let eraser = Eraser {
+            archive: archive.clone(),
+            writer: self.log.writer(),
+            defaults: pipeline.defaults.clone(),
+            shared,
+            derived: pipeline.derive.enabled.then(|| self.progress.clone()),
+        };
+        // Ends with the sources: it holds the log open.
+        self.workers.spawn("erasure", eraser.run(self.progress.clone(), self.closing.clone()));
         self.workers.spawn("upkeep", upkeep::run(self.bench.store.clone(), stop.clone()));
         let every = pipeline.artifacts.check_every.0;
         if watched && !every.is_zero() {

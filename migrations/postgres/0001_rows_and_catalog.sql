@@ -265,6 +265,33 @@ CREATE TABLE thalweg.canaries (
     PRIMARY KEY (space_key, digest)
 );
 
+-- Who is to be erased. The names stand here only until it is done: both are
+-- null from then on.
+CREATE TABLE thalweg.erasures (
+    erasure_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant     text,
+    session    text,
+    asked_ms   bigint NOT NULL,
+    done_ms    bigint
+);
+
+-- A stream's part of it, done where the stream's log is: its records before
+-- `until_offset`, which is set when that begins.
+CREATE TABLE thalweg.erasure_streams (
+    erasure_id   bigint NOT NULL,
+    stream       text NOT NULL,
+    until_offset bigint,
+    report       text,
+    done_ms      bigint,
+    PRIMARY KEY (erasure_id, stream)
+);
+
+-- Objects that no artifact names any more and that are still to be deleted.
+CREATE TABLE thalweg.doomed (
+    location text PRIMARY KEY,
+    since_ms bigint NOT NULL
+);
+
 -- One term of the transaction's tenant, as a query. Quoted, for the term may
 -- be anybody's: unquoted it could ask for another tenant's as well.
 CREATE FUNCTION thalweg.lexeme(of_tier smallint, term text) RETURNS tsquery

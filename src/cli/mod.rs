@@ -12,6 +12,7 @@ mod dead_letters;
 mod dictionaries;
 mod doctor;
 mod embed_server;
+mod erase;
 mod meter;
 mod models;
 mod offline;
@@ -59,6 +60,7 @@ enum Command {
     Artifacts(artifacts::Artifacts),
     Dictionaries(dictionaries::Dictionaries),
     DeadLetters(dead_letters::DeadLetters),
+    Erase(erase::Erase),
     Models(models::Models),
     EmbedServer(embed_server::EmbedServer),
     /// Measure the engine on this machine
@@ -108,6 +110,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Artifacts(command) => command.run(),
         Command::Dictionaries(command) => command.run(),
         Command::DeadLetters(command) => command.run(),
+        Command::Erase(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::EmbedServer(command) => command.run(),
         Command::Bench(command) => command.run(),

@@ -216,6 +216,32 @@ impl Library {
         let pointer = dictionary.identity.hex() + "\n";
         durable::publish(&self.folder().join(ADOPTED), |file| file.write_all(pointer.as_bytes()))
     }
+
+    /// From now on new segments are to be sealed without a dictionary.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn abandon(&self) -> io::Result<()> {
+        remove(&self.folder().join(ADOPTED))?;
+        durable::sync_dir(&self.folder())
+    }
+
+    /// Removes the copy of a dictionary that nothing needs any more.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remove(&self, digest: &[u8; 32]) -> io::Result<()> {
+        remove(&self.path(digest))?;
+        durable::sync_dir(&self.folder())
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 fn file_name(digest: &[u8; 32]) -> String {

@@ -81,6 +81,21 @@ impl SharedVectors {
         }
     }
 
+    /// Takes the vectors of these texts away; how many there were.
+    ///
+    /// # Errors
+    /// If Redis is away: what it holds is then gone after its time to live.
+    pub async fn forget(&self, digests: &[[u8; 32]]) -> Result<u64, ShelfError> {
+        let mut gone = 0;
+        for digests in digests.chunks(1_000) {
+            let mut command = ::redis::cmd("DEL");
+            command.arg(digests.iter().map(|digest| self.key(digest)).collect::<Vec<_>>());
+            let asked = self.redis.ask::<u64>(&command).await;
+            gone += asked.map_err(|_| ShelfError("Redis is away".into()))?;
+        }
+        Ok(gone)
+    }
+
     fn key(&self, digest: &[u8; 32]) -> String {
         self.redis.key(&format!("vector:{}:{}", self.space, hex(digest)))
     }

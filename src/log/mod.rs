@@ -245,6 +245,7 @@ impl std::fmt::Debug for Request {
         f.write_str(match self {
             Self::Item(_) => "Item",
             Self::Close(_) => "Close",
+            Self::Scrub(_) => "Scrub",
         })
     }
 }
@@ -304,6 +305,16 @@ impl LogWriter {
     pub async fn close_segment(&self) -> Result<u64, AppendError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Close(reply)).map_err(|_| AppendError::Closed)?;
+        answer.await.unwrap_or(Err(AppendError::Closed))
+    }
+
+    /// Has whatever earlier segments left in the files of this log's present
+    /// and future ones overwritten: their frames are in sealed segments by now,
+    /// or were erased from them. Takes about as long as writing a segment, and
+    /// appends wait meanwhile.
+    pub async fn scrub(&self) -> Result<(), AppendError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Scrub(reply)).map_err(|_| AppendError::Closed)?;
         answer.await.unwrap_or(Err(AppendError::Closed))
     }
 
@@ -485,6 +496,18 @@ impl Sealer {
         let replaced = self.shared.insert(raw.base_offset(), Segment::Sealed(Arc::new(sealed)));
         drop(replaced);
         self.spares.recycle(raw)
+    }
+
+    /// From now on readers take `sealed` for the sealed segment of the same
+    /// base. It must be durable.
+    pub fn renew(&self, sealed: segment::Reader) {
+        self.shared.insert(sealed.info().base_offset, Segment::Sealed(Arc::new(sealed)));
+    }
+
+    /// Readers no longer find the segment that begins at `base`. Its file is
+    /// the caller's to remove.
+    pub fn forget(&self, base: u64) {
+        self.shared.remove(base);
     }
 
     /// As [`Self::replace`] for a segment that is damaged: its file is put

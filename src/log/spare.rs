@@ -123,6 +123,23 @@ impl Spares {
         self.directory.sync()
     }
 
+    /// Removes every file that is kept ready.
+    pub fn discard(&self) -> io::Result<()> {
+        let _held = self.hold();
+        for place in self.directory.spares() {
+            if self.directory.io().len(&place)?.is_some() {
+                self.directory.io().remove(&place)?;
+            }
+        }
+        self.directory.sync()
+    }
+
+    /// Overwrites a file of a segment with zeros from `at` on, durably.
+    pub fn overwrite(file: &dyn IoFile, at: u64) -> io::Result<()> {
+        zero(file, at, file.len()?)?;
+        file.sync_data()
+    }
+
     /// The first place whose file, if one is there, has a wanted length.
     fn spare(&self, is_wanted: impl Fn(Option<u64>) -> bool) -> io::Result<Option<PathBuf>> {
         for place in self.directory.spares() {
@@ -144,14 +161,7 @@ impl Spares {
         let making = self.directory.path().join("spare.tmp");
         let made = (|| {
             let file = io.create(&making)?;
-            let zeros = vec![0; 1 << 20];
-            let mut at = 0;
-            while at < self.bytes {
-                let n = usize::try_from(self.bytes - at).unwrap_or(usize::MAX).min(zeros.len());
-                let some = zeros.get(..n).unwrap_or_default();
-                write_all_at(&*file, &mut [IoSlice::new(some)], at)?;
-                at += n as u64;
-            }
+            zero(&*file, 0, self.bytes)?;
             file.sync_all()?;
             io.rename(&making, &spare)
         })();
@@ -161,6 +171,19 @@ impl Spares {
         }
         made.map(|()| spare)
     }
+}
+
+/// Writes zeros to `from..to`.
+fn zero(file: &dyn IoFile, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = from;
+    while at < to {
+        let n = usize::try_from(to - at).unwrap_or(usize::MAX).min(zeros.len());
+        let some = zeros.get(..n).unwrap_or_default();
+        write_all_at(file, &mut [IoSlice::new(some)], at)?;
+        at += n as u64;
+    }
+    Ok(())
 }
 
 /// The thread that fills [`Spares`] when asked. Ends when dropped.

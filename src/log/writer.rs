@@ -35,6 +35,8 @@ pub(super) enum Request {
     /// Close the active segment now if it holds anything; answers with the
     /// end offset.
     Close(oneshot::Sender<Result<u64, AppendError>>),
+    /// Overwrite whatever files of earlier segments still hold.
+    Scrub(oneshot::Sender<Result<(), AppendError>>),
 }
 
 /// Draws the identity of a new segment.
@@ -105,6 +107,11 @@ impl Writer {
                 let closed = self.close();
                 let _ = reply.send(closed.clone().map(|()| self.next_offset));
                 closed
+            }
+            Ok(Request::Scrub(reply)) => {
+                let scrubbed = self.scrub();
+                let _ = reply.send(scrubbed.clone());
+                scrubbed
             }
             Ok(Request::Item(first)) => {
                 let (items, most_bytes) = self.gather(first);
@@ -289,6 +296,21 @@ impl Writer {
         Ok(())
     }
 
+    /// Removes the files that are kept for the next segments, and overwrites
+    /// what the active one holds beyond its end: both may have been in use
+    /// before. Appends wait meanwhile, about as long as a segment is written.
+    fn scrub(&mut self) -> Result<(), AppendError> {
+        let failed = |e: io::Error| match e.kind() {
+            // Of a file system that never writes in place.
+            io::ErrorKind::StorageFull => AppendError::full(&e),
+            _ => AppendError::failed("overwriting", self.active.path(), &e),
+        };
+        self.spares.discard().map_err(failed)?;
+        Spares::overwrite(&*self.active.file, self.position).map_err(failed)?;
+        self.prepare_spare();
+        Ok(())
+    }
+
     /// Says, once, that the log cannot grow.
     fn full(&self, cause: &io::Error) -> AppendError {
         let error = AppendError::full(cause);
@@ -311,6 +333,7 @@ impl Writer {
         rest.for_each(|request| match request {
             Request::Item(item) => item.refuse(error),
             Request::Close(reply) => drop(reply.send(Err(error.clone()))),
+            Request::Scrub(reply) => drop(reply.send(Err(error.clone()))),
         });
     }
 }

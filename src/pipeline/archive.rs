@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -127,6 +128,8 @@ pub struct Archive {
     /// Seals in the background: nobody waits for it, and a producer that
     /// waits for an acknowledgement goes first.
     pub cpu: Cpu,
+    /// Held by whoever changes what is sealed.
+    pub turn: Arc<Mutex<()>>,
 }
 
 /// First wait after a failure; doubled up to [`LONGEST_WAIT`].
@@ -186,6 +189,7 @@ impl Archive {
     /// Archives whatever is closed now, and enters sealed segments that the
     /// catalog lacks. Returns how many segments it worked on.
     pub async fn archive_closed(&self) -> Result<usize, ArchiveError> {
+        let _turn = self.turn.lock().await;
         // One that cannot be entered or sealed now holds up no other.
         let (mut done, mut failed) = match self.enter_sealed().await {
             Ok(entered) => (entered, None),
@@ -225,6 +229,7 @@ impl Archive {
     /// The best dictionary's digest, and whether it was adopted; `None` if
     /// nothing was due.
     async fn train(&self) -> Result<Option<(String, bool)>, DictionariesError> {
+        let _turn = self.turn.lock().await;
         let dictionaries = Dictionaries {
             stream: self.log.stream().to_owned(),
             library: Library::of_segments(&self.folder),

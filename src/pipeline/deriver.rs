@@ -12,7 +12,7 @@ use crate::{
     embed::{EmbedError, Embedder, Refused, Work},
     metrics,
     record::{Defaults, RecordRef, Tier},
-    store::{ChunkRow, RecordRow},
+    store::{ChunkRow, Forgetting, RecordRow},
     transform::{self, Outcome, TokenSpans, pii::Scanner, relax::Tally},
 };
 
@@ -112,6 +112,10 @@ impl Deriver {
 
     fn judge_one(&self, frame: &Frame, step: u32) -> (Judged, Tally) {
         let offset = frame.offset;
+        if frame.payload.is_empty() {
+            let reason = Forgetting::Erased.as_str();
+            return (Judged::Reject { offset, reason, detail: String::new() }, Tally::default());
+        }
         let (record, anonymous) = match RecordRef::parse(&frame.payload) {
             Ok(record) => {
                 let anonymous = record.id.is_none() && record.ts_ms.is_none();

@@ -4,6 +4,7 @@
 //! [`damage`], [`repair`]. Records that the embedder does not take for now: `defer`, [`backfill`].
 //! Which embedder serves: [`serving`], and the space that may be next: [`shadow`]; whether it is still the same: [`canary`]; what it
 //! costs: [`spending`]. Whether objects and registry agree: [`inventory`].
+//! What is taken away again: [`erase`].
 
 pub mod admit;
 pub mod archive;
@@ -15,6 +16,7 @@ mod defer;
 pub mod derive;
 pub mod deriver;
 pub mod dictionaries;
+pub mod erase;
 mod ingest;
 pub mod inventory;
 mod offsets;

@@ -281,6 +281,84 @@ answered_by_each! {
     /// two who try, one wins.
     pub async fn mark_redriven(&self, id: i64, now_ms: i64) -> Result<bool, StoreError>;
 
+    /// Removes dead letters; how many there were.
+    pub async fn remove_dead_letters(&self, ids: &[i64]) -> Result<u64, StoreError>;
+
+    /// At most `limit` offsets of stored records of `subject` in `stream`,
+    /// before offset `until`, in no order.
+    pub async fn holdings(
+        &self,
+        subject: &Subject,
+        stream: &str,
+        until: u64,
+        limit: u32,
+    ) -> Result<Vec<u64>, StoreError>;
+
+    /// The digests of the texts of stored records.
+    pub async fn text_digests(&self, stream: &str, offsets: &[u64]) -> Result<Vec<[u8; 32]>, StoreError>;
+
+    /// Takes away whatever is stored of these offsets of `stream`: rows,
+    /// vectors of all spaces, keywords and dead letters. Those that a pipeline
+    /// has read count as rejected from then on, for the reason `why`. All or
+    /// nothing, and the same again does nothing.
+    pub async fn forget(&self, stream: &str, offsets: &[u64], why: Forgetting) -> Result<Forgotten, StoreError>;
+
+    /// Lets contents be stored again whose records in `stream` were taken
+    /// away. Reads all claims.
+    pub async fn drop_stale_claims(&self, stream: &str) -> Result<u64, StoreError>;
+
+    /// Forgets the name of a tenant that has no records; whether it did.
+    pub async fn drop_empty_tenant(&self, name: &str) -> Result<bool, StoreError>;
+
+    /// Has the database let go of what its files hold of rows that are gone, as
+    /// far as it can be made to. Takes as long as writing it anew, and writers
+    /// wait meanwhile.
+    pub async fn scrub(&self) -> Result<(), StoreError>;
+
+    /// Asks for everything of `subject` to be erased, from `streams` and every
+    /// stream that was ever read. Returns the erasure's number.
+    pub async fn ask_erasure(&self, subject: &Subject, streams: &[String], now_ms: i64) -> Result<i64, StoreError>;
+
+    /// What was asked to be erased, oldest first; only what is not done yet if
+    /// `open_only`.
+    pub async fn erasures(&self, open_only: bool) -> Result<Vec<Erasure>, StoreError>;
+
+    /// An erasure goes up to the offset `until` of `stream`, unless another
+    /// was set before.
+    pub async fn begin_erasure(&self, erasure_id: i64, stream: &str, until: u64) -> Result<(), StoreError>;
+
+    /// What was done so far of a stream's part of an erasure; `done_ms` once
+    /// nothing is left of it.
+    pub async fn note_erasure(
+        &self,
+        erasure_id: i64,
+        stream: &str,
+        report: &str,
+        done_ms: Option<i64>,
+    ) -> Result<(), StoreError>;
+
+    /// Forgets who was erased.
+    pub async fn forget_subject(&self, erasure_id: i64) -> Result<(), StoreError>;
+
+    /// Nothing is left to do of an erasure.
+    pub async fn close_erasure(&self, erasure_id: i64, now_ms: i64) -> Result<(), StoreError>;
+
+    /// Takes artifacts out of the registry, and the segments they are with
+    /// them, and notes that their objects are to be deleted; puts `instead` in
+    /// the place of the segment that it renews. All or nothing.
+    pub async fn doom(
+        &self,
+        digests: &[String],
+        instead: Option<&SegmentRow>,
+        now_ms: i64,
+    ) -> Result<(), StoreError>;
+
+    /// Locations of the objects that are to be deleted.
+    pub async fn doomed(&self) -> Result<Vec<String>, StoreError>;
+
+    /// The object at `location` is deleted.
+    pub async fn object_deleted(&self, location: &str) -> Result<(), StoreError>;
+
     /// Everything ever found in `stream`, in the order of offsets.
     pub async fn damage(&self, stream: &str) -> Result<Vec<Damage>, StoreError>;
 

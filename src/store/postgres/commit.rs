@@ -49,7 +49,6 @@ impl PostgresStore {
         write_outcomes(&mut session, lease, &batch).await?;
         lost::put(&mut session, &lease.pipeline, &lease.stream, &lost_of(&batch)).await?;
         session.commit("committing a batch").await?;
-        self.remember_tenants(tenants);
         lease.checkpoint = lease.checkpoint.advanced(to, tally);
         Ok(())
     }
@@ -71,36 +70,39 @@ impl PostgresStore {
         records: &[RecordRow],
     ) -> Result<HashMap<String, i64>, StoreError> {
         let names: BTreeSet<&str> = records.iter().map(|record| record.tenant.as_str()).collect();
-        let mut keys = HashMap::new();
-        let mut unknown = Vec::new();
-        for name in names {
-            match self.remembered_tenant(name) {
-                Some(key) => drop(keys.insert(name.to_owned(), key)),
-                None => unknown.push(stored(name).into_owned()),
-            }
+        let names: Vec<String> = names.into_iter().map(|name| stored(name).into_owned()).collect();
+        if names.is_empty() {
+            return Ok(HashMap::new());
         }
-        if unknown.is_empty() {
-            return Ok(keys);
+        let mut found = lock_tenants(session, &names).await?;
+        if found.len() < names.len() {
+            session
+                .query(
+                    "INSERT INTO thalweg.tenants (name) SELECT name FROM unnest($1::text[]) AS u(name)
+                     WHERE NOT EXISTS (SELECT FROM thalweg.tenants t WHERE t.name = u.name)
+                     ON CONFLICT (name) DO NOTHING",
+                )
+                .bind(&names)
+                .run(session)
+                .await
+                .doing("naming tenants")?;
+            found = lock_tenants(session, &names).await?;
         }
-        session
-            .query(
-                "INSERT INTO thalweg.tenants (name) SELECT name FROM unnest($1::text[]) AS u(name)
-                 WHERE NOT EXISTS (SELECT FROM thalweg.tenants t WHERE t.name = u.name)
-                 ON CONFLICT (name) DO NOTHING",
-            )
-            .bind(&unknown)
-            .run(session)
-            .await
-            .doing("naming tenants")?;
-        let found: Vec<(String, i64)> = session
-            .query("SELECT name, tenant_key FROM thalweg.tenants WHERE name = ANY($1)")
-            .bind(&unknown)
-            .all(session)
-            .await
-            .doing("naming tenants")?;
-        keys.extend(found.into_iter().map(|(name, key)| (original(name), key)));
-        Ok(keys)
+        Ok(found.into_iter().map(|(name, key)| (original(name), key)).collect())
     }
+}
+
+/// The keys of those tenants that exist, who are not forgotten until the
+/// commit.
+async fn lock_tenants(session: &mut Session, names: &Vec<String>) -> Result<Vec<(String, i64)>, StoreError> {
+    session
+        .query(
+            "SELECT name, tenant_key FROM thalweg.tenants WHERE name = ANY($1) ORDER BY name FOR KEY SHARE",
+        )
+        .bind(names)
+        .all(session)
+        .await
+        .doing("naming tenants")
 }
 
 /// Vectors of a space that was live when they were computed and no longer is

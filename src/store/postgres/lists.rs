@@ -34,6 +34,10 @@ impl PostgresStore {
         };
         let mut session = self.read_as_tenant(tenant_key, &settings).await?;
         let partitions = session.partitions(tenant_key, query).await?;
+        if partitions.is_empty() {
+            drop(session);
+            return self.search_elsewhere(query, tenant_key).await;
+        }
         let scope = Scope { tenant_key, partitions, vector, frequencies: self.frequencies() };
         let lists = OfTenant {
             session: Mutex::new(session),
@@ -42,6 +46,16 @@ impl PostgresStore {
             index,
         };
         search::search(&lists, query, &scope).await
+    }
+
+    /// Of a tenant whose remembered key has no rows: another process may have
+    /// erased the tenant, who has come back with another key since.
+    async fn search_elsewhere(&self, query: &Query, tenant_key: i64) -> Result<Answer, StoreError> {
+        self.forget_tenant(&query.tenant);
+        match self.tenant_key(&query.tenant).await? {
+            Some(key) if key != tenant_key => Box::pin(self.search(query)).await,
+            _ => Ok(Answer { mode: query.effective_mode(), ..Answer::default() }),
+        }
     }
 
     /// The tenant's key; none if the store has nothing of this tenant.
@@ -57,7 +71,7 @@ impl PostgresStore {
             .await
             .doing("looking up a tenant")?;
         if let Some(key) = key {
-            self.remember_tenants(HashMap::from([(name.to_owned(), key)]));
+            self.remember_tenant(name, key);
         }
         Ok(key)
     }

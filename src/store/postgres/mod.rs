@@ -33,6 +33,8 @@ mod commit;
 mod copy;
 mod damage;
 mod dead_letters;
+mod erasures;
+mod forget;
 mod index_plan;
 mod indexes;
 mod inspect;
@@ -78,7 +80,7 @@ struct Inner {
     settings: Settings,
     /// What new spaces hold their vectors in.
     element: Element,
-    /// Keys that never change once given, so they may be remembered.
+    /// For searches only: a key that was given up finds nothing.
     tenants: Mutex<HashMap<String, i64>>,
     spaces: Mutex<HashMap<i64, (Arc<SpaceRow>, VectorTable)>>,
     frequencies: Frequencies,
@@ -215,9 +217,12 @@ impl PostgresStore {
         self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
     }
 
-    /// Only for keys whose transaction has committed.
-    fn remember_tenants(&self, tenants: HashMap<String, i64>) {
-        self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).extend(tenants);
+    fn remember_tenant(&self, name: &str, key: i64) {
+        self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), key);
+    }
+
+    fn forget_tenant(&self, name: &str) {
+        self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 }
 

@@ -59,7 +59,6 @@ impl PostgresStore {
         settle(&mut session, pipeline, stream, &gaps.complete).await?;
         lost::take_back(&mut session, pipeline, stream, &gaps.regained).await?;
         session.commit("committing a replay").await?;
-        self.remember_tenants(tenants);
         Ok(gaps.replayed)
     }
 }

@@ -22,6 +22,8 @@ mod checkpoint;
 mod commit;
 mod damage;
 mod dead_letters;
+mod erasures;
+mod forget;
 mod insert;
 mod inspect;
 mod lists;
@@ -60,7 +62,7 @@ struct Inner {
     writer: SqlitePool,
     readers: SqlitePool,
     matrices: Matrices,
-    /// Keys that never change once given, so they may be remembered.
+    /// Nobody but this process takes a tenant away, so keys may be remembered.
     tenants: Mutex<HashMap<String, i64>>,
     spaces: Mutex<HashMap<i64, Arc<SpaceRow>>>,
     frequencies: Frequencies,
@@ -133,6 +135,10 @@ impl SqliteStore {
         &self.inner.readers
     }
 
+    fn writer(&self) -> &SqlitePool {
+        &self.inner.writer
+    }
+
     fn matrices(&self) -> &Matrices {
         &self.inner.matrices
     }
@@ -154,6 +160,10 @@ impl SqliteStore {
     /// Only for keys whose transaction has committed.
     pub(super) fn remember_tenants(&self, tenants: HashMap<String, i64>) {
         self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).extend(tenants);
+    }
+
+    pub(super) fn forget_tenant(&self, name: &str) {
+        self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     pub(super) fn remembered_space(&self, space_key: i64) -> Option<Arc<SpaceRow>> {

@@ -47,15 +47,15 @@ impl NewRows<'_> {
     }
 
     /// Keys are given here rather than asked back row by row. Taken from the
-    /// highest in use within the transaction, they follow the order of
+    /// highest ever in use within the transaction, they follow the order of
     /// commits.
     async fn keyed(
         &self,
         connection: &mut SqliteConnection,
     ) -> Result<(Vec<KeyedRecord<'_>>, Vec<KeyedChunk<'_>>), StoreError> {
         let (mut record_key, mut chunk_key): (i64, i64) = sqlx::query_as(
-            "SELECT coalesce((SELECT max(record_key) FROM records), 0),
-                    coalesce((SELECT max(chunk_key) FROM chunks), 0)",
+            "SELECT max(record_key, coalesce((SELECT max(record_key) FROM records), 0)),
+                    max(chunk_key, coalesce((SELECT max(chunk_key) FROM chunks), 0)) FROM forgotten_keys",
         )
         .fetch_one(connection)
         .await

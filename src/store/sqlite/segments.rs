@@ -1,5 +1,7 @@
 //! The catalog of sealed segments.
 
+use sqlx::SqliteConnection;
+
 use super::SqliteStore;
 use crate::store::error::{Doing, StoreError};
 use crate::store::segments::SegmentRow;
@@ -7,24 +9,7 @@ use crate::store::segments::SegmentRow;
 impl SqliteStore {
     pub async fn put_segment(&self, segment: &SegmentRow) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
-        sqlx::query("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-            .bind(&segment.stream)
-            .bind(segment.base_offset.cast_signed())
-            .bind(segment.end_offset.cast_signed())
-            .bind(&segment.segment_id)
-            .bind(segment.records.cast_signed())
-            .bind(segment.plain_bytes.cast_signed())
-            .bind(segment.object_bytes.cast_signed())
-            .bind(&segment.content_digest)
-            .bind(&segment.object_digest)
-            .bind(segment.first_time_ms)
-            .bind(segment.last_time_ms)
-            .bind(segment.sealed_at_ms)
-            .bind(&segment.file)
-            .bind(&segment.artifact)
-            .execute(&mut *transaction)
-            .await
-            .doing("adding a segment")?;
+        write_segment(&mut transaction, segment).await?;
         transaction.commit().await.doing("adding a segment")
     }
 
@@ -58,4 +43,30 @@ impl SqliteStore {
         .doing("reading a segment")?;
         Ok(last.filter(|segment| offset < segment.end_offset))
     }
+}
+
+/// Adds a segment's row, or puts it in the place of the one that is there.
+pub(super) async fn write_segment(
+    connection: &mut SqliteConnection,
+    segment: &SegmentRow,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        .bind(&segment.stream)
+        .bind(segment.base_offset.cast_signed())
+        .bind(segment.end_offset.cast_signed())
+        .bind(&segment.segment_id)
+        .bind(segment.records.cast_signed())
+        .bind(segment.plain_bytes.cast_signed())
+        .bind(segment.object_bytes.cast_signed())
+        .bind(&segment.content_digest)
+        .bind(&segment.object_digest)
+        .bind(segment.first_time_ms)
+        .bind(segment.last_time_ms)
+        .bind(segment.sealed_at_ms)
+        .bind(&segment.file)
+        .bind(&segment.artifact)
+        .execute(connection)
+        .await
+        .doing("adding a segment")
+        .map(drop)
 }

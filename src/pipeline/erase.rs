@@ -1,0 +1,342 @@
+//! Erasing a tenant, or one session of theirs, from everything that a stream
+//! has left behind.
+//!
+//! ```text
+//! ask     written down in the store, with every stream it concerns
+//! until   the active segment is closed; what comes later is not meant
+//! seal    what is closed, so that all of it lies in sealed segments
+//! rows    rows, vectors, keywords, shared cache: nobody finds it from here on
+//! log     frames are emptied and segments sealed anew; dictionaries go that
+//!         were trained on them; packs are written without them
+//! rest    dead letters, quarantine, spare files, objects
+//! close   the names are forgotten and the database is scrubbed
+//! ```
+//!
+//! An emptied frame is a frame without payload: offsets stay as they are, and
+//! the emptied ones count as rejected, for the reason `erased`.
+//!
+//! Every step finds what it has to do by looking, and does nothing where it
+//! was done before. So an erasure that is broken off goes on from the
+//! beginning, at the next start of whoever has the log.
+
+mod matcher;
+mod report;
+mod segments;
+
+use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use self::matcher::Matcher;
+pub use report::{Renewed, Report};
+
+use super::{
+    archive::{Archive, ArchiveError},
+    progress::Progress,
+};
+use crate::{
+    artifact::ArtifactError,
+    dictionary::LoadError,
+    embed::{SharedVectors, ShelfError},
+    frame::FrameBatch,
+    log::{AppendError, Cursor, LogReader, LogWriter, ReadError},
+    record::Defaults,
+    redis::Redis,
+    segment::{self, SealError},
+    store::{Erasure, Forgetting, StoreError, Subject},
+};
+
+/// Why an erasure stopped. It goes on where it is run again.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    /// There is damage that may hide what is to be erased.
+    #[error(
+        "stream `{stream}` has damage that may hide what is to be erased; `thalweg segments repair` saves what can be proven, then erase"
+    )]
+    Damaged {
+        /// The stream.
+        stream: String,
+    },
+    /// The log refused.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A sealed segment cannot be read.
+    #[error(transparent)]
+    Segment(#[from] segment::ReadError),
+    /// What is closed cannot be sealed, or kept.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A segment cannot be sealed anew.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A dictionary beside the log cannot be read.
+    #[error(transparent)]
+    Dictionary(#[from] LoadError),
+    /// The object store or the registry refused.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The shared cache is away.
+    #[error("{0}; the erasure waits for it, or for the entries' time to live")]
+    Cache(#[from] ShelfError),
+    /// The system refused.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Work on another thread panicked.
+    #[error("a step of the erasure broke off: {0}")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+/// Records taken away by one transaction.
+const PAGE: u32 = 1_000;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// How often it is looked for something to erase.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Erases from one stream.
+pub struct Eraser {
+    /// Seals, and knows the stream's segments, objects and catalog.
+    pub archive: Archive,
+    /// Writes the stream.
+    pub writer: LogWriter,
+    /// Whose records name nobody.
+    pub defaults: Defaults,
+    /// Where vectors are shared, and for how long.
+    pub shared: Option<(Redis, Duration)>,
+    /// How far derivation is, where it is going on meanwhile.
+    pub derived: Option<Arc<Progress>>,
+}
+
+impl Eraser {
+    /// Erases whatever is asked for, until told to stop. A failure is shown
+    /// and tried again.
+    pub async fn run(self, progress: Arc<Progress>, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                erased = self.erase_all() => match erased {
+                    Ok(_) => progress.well("erasure"),
+                    Err(error) => {
+                        tracing::error!(%error, stream = self.stream(), "an erasure failed; it is tried again");
+                        progress.trouble("erasure", error.to_string());
+                    }
+                },
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+    }
+
+    fn stream(&self) -> &str {
+        self.archive.log.stream()
+    }
+
+    /// Does this stream's part of everything that is asked for, oldest first,
+    /// and what is left when all streams have done theirs. Returns the reports.
+    ///
+    /// # Errors
+    /// See [`EraseError`].
+    pub async fn erase_all(&self) -> Result<Vec<Report>, EraseError> {
+        let mut reports = Vec::new();
+        for erasure in self.archive.store.erasures(true).await? {
+            if let (Some(subject), Some(_)) = (&erasure.subject, erasure.open_part(self.stream())) {
+                reports.push(self.erase(&erasure, subject).await?);
+            }
+        }
+        for erasure in self.archive.store.erasures(true).await? {
+            if erasure.is_everywhere() {
+                let store = &self.archive.store;
+                store.forget_subject(erasure.erasure_id).await?;
+                store.scrub().await?;
+                store.close_erasure(erasure.erasure_id, (self.archive.clock)()).await?;
+                tracing::info!(erasure = erasure.erasure_id, "an erasure is done");
+            }
+        }
+        Ok(reports)
+    }
+
+    async fn erase(&self, erasure: &Erasure, subject: &Subject) -> Result<Report, EraseError> {
+        let (store, stream) = (&self.archive.store, self.stream());
+        let until = self.until(erasure).await?;
+        let before = erasure.open_part(stream).and_then(|part| part.report.as_deref());
+        let mut report: Report = before.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+        (report.stream, report.until_offset) = (stream.to_owned(), until);
+        let matcher = Matcher::new(subject, &self.defaults);
+        let mut work = Work { eraser: self, erasure_id: erasure.erasure_id, until, matcher, report };
+        work.forget_rows(subject).await?;
+        self.archive.archive_closed().await?;
+        if !self.archive.damage.open_damage().is_empty() {
+            return Err(EraseError::Damaged { stream: stream.to_owned() });
+        }
+        {
+            // Nothing else is sealed, or trained, meanwhile.
+            let _turn = self.archive.turn.lock().await;
+            work.rewrite_segments().await?;
+        }
+        work.remove_dead_letters().await?;
+        work.empty_quarantine()?;
+        self.writer.scrub().await?;
+        // What a replay put back meanwhile.
+        work.forget_rows(subject).await?;
+        store.drop_stale_claims(stream).await?;
+        if subject.session.is_none() {
+            store.drop_empty_tenant(&subject.tenant).await?;
+        }
+        let objects = self.archive.artifacts.delete_doomed().await?;
+        work.report.objects.extend(objects);
+        work.note(Some((self.archive.clock)())).await?;
+        if let Some(progress) = &self.derived {
+            let checkpoints = store.checkpoints().await?;
+            let mine = checkpoints.into_iter().find(|(_, of, _)| of == stream);
+            mine.into_iter().for_each(|(_, _, checkpoint)| progress.correct(checkpoint));
+        }
+        Ok(work.report)
+    }
+
+    /// Up to which offset an erasure goes: to the end of the log as it first
+    /// was when this was asked. Everything before it is closed, and derived if
+    /// it is derived here.
+    async fn until(&self, erasure: &Erasure) -> Result<u64, EraseError> {
+        let end = self.writer.close_segment().await?;
+        self.archive.store.begin_erasure(erasure.erasure_id, self.stream(), end).await?;
+        let part = erasure.open_part(self.stream());
+        let until = part.and_then(|part| part.until_offset).unwrap_or(end);
+        if let Some(progress) = &self.derived {
+            while progress.snapshot().next_offset < until {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        Ok(until)
+    }
+}
+
+/// How many frames of a subject each segment of `log` holds, by the segment's
+/// first offset. Reads all of it; not for a tokio thread.
+///
+/// # Errors
+/// If a stretch of the log cannot be read.
+pub fn look(
+    log: &LogReader,
+    subject: &Subject,
+    defaults: &Defaults,
+) -> Result<BTreeMap<u64, u64>, ReadError> {
+    let matcher = Matcher::new(subject, defaults);
+    let bases: Vec<u64> = log.segments().into_keys().collect();
+    let (mut found, mut cursor) = (BTreeMap::new(), Cursor::at(0));
+    loop {
+        let batches = log.read(&mut cursor, READ_BYTES)?;
+        if batches.is_empty() {
+            return Ok(found);
+        }
+        let payloads = batches.iter().flat_map(FrameBatch::payloads);
+        for (offset, _) in payloads.filter(|(_, payload)| matcher.takes(payload)) {
+            let base = bases.iter().rfind(|base| **base <= offset).copied().unwrap_or_default();
+            *found.entry(base).or_default() += 1;
+        }
+    }
+}
+
+/// One erasure under way.
+struct Work<'a> {
+    eraser: &'a Eraser,
+    erasure_id: i64,
+    until: u64,
+    matcher: Matcher,
+    report: Report,
+}
+
+impl Work<'_> {
+    /// Writes down what was done so far.
+    async fn note(&self, done_ms: Option<i64>) -> Result<(), EraseError> {
+        let report = serde_json::to_string(&self.report).unwrap_or_default();
+        let store = &self.eraser.archive.store;
+        Ok(store.note_erasure(self.erasure_id, self.eraser.stream(), &report, done_ms).await?)
+    }
+
+    /// Takes away the rows that the store itself knows to be the subject's.
+    async fn forget_rows(&mut self, subject: &Subject) -> Result<(), EraseError> {
+        let (store, stream) = (&self.eraser.archive.store, self.eraser.stream());
+        loop {
+            let offsets = store.holdings(subject, stream, self.until, PAGE).await?;
+            if offsets.is_empty() {
+                return Ok(());
+            }
+            self.forget(&offsets).await?;
+            self.note(None).await?;
+        }
+    }
+
+    /// Takes these offsets out of cache and store.
+    async fn forget(&mut self, offsets: &[u64]) -> Result<(), EraseError> {
+        let (store, stream) = (&self.eraser.archive.store, self.eraser.stream());
+        for page in offsets.chunks(PAGE as usize) {
+            // First, for the rows say what to look for.
+            if let Some((redis, ttl)) = &self.eraser.shared {
+                let digests = store.text_digests(stream, page).await?;
+                for space in store.spaces().await? {
+                    let vectors = SharedVectors::new(redis.clone(), &space.space, *ttl);
+                    self.report.cached += vectors.forget(&digests).await?;
+                }
+            }
+            let gone = store.forget(stream, page, Forgetting::Erased).await?;
+            self.report.records += gone.records;
+            self.report.chunks += gone.chunks;
+        }
+        Ok(())
+    }
+
+    /// Removes the dead letters that hold, or name, the subject. Those of
+    /// frames in the log went with their offsets.
+    async fn remove_dead_letters(&mut self) -> Result<(), EraseError> {
+        let store = &self.eraser.archive.store;
+        let mut after = 0;
+        loop {
+            let page = store.dead_letters(None, after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.id;
+            let held = |payload: &Vec<u8>| self.matcher.takes(payload);
+            let ids: Vec<i64> = page
+                .iter()
+                .filter(|one| one.letter.payload.as_ref().is_some_and(held))
+                .map(|one| one.id)
+                .collect();
+            self.report.dead_letters += store.remove_dead_letters(&ids).await?;
+        }
+    }
+
+    /// Removes files that were set aside. Their frames were saved by a repair,
+    /// or are lost: no damage is open.
+    fn empty_quarantine(&mut self) -> Result<(), EraseError> {
+        let folder = self.eraser.archive.folder.join("quarantine");
+        let at = |path: &PathBuf| {
+            let path = path.clone();
+            move |source| EraseError::Io { path, source }
+        };
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(at(&folder))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(at(&folder))?.path();
+            fs::remove_file(&path).map_err(at(&path))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            self.report.quarantine.push(format!("quarantine/{name}"));
+        }
+        crate::durable::sync_dir(&folder).map_err(at(&folder))
+    }
+}

@@ -1,0 +1,92 @@
+//! Which frames are a subject's.
+
+use crate::{
+    msgpack::{Cursor, Token},
+    record::{Defaults, RecordRef},
+    store::Subject,
+};
+
+/// Tells a subject's frames from others.
+#[derive(Clone, Debug)]
+pub(super) struct Matcher {
+    subject: Subject,
+    /// Whose records name nobody.
+    default_tenant: String,
+}
+
+impl Matcher {
+    pub fn new(subject: &Subject, defaults: &Defaults) -> Self {
+        Self { subject: subject.clone(), default_tenant: defaults.tenant.clone() }
+    }
+
+    /// Whether `payload` is one of the subject's records, or something else
+    /// that names it.
+    pub fn takes(&self, payload: &[u8]) -> bool {
+        if payload.is_empty() {
+            return false;
+        }
+        let Ok(record) = RecordRef::parse(payload) else { return self.is_named_in(payload) };
+        let tenant = record.tenant.filter(|tenant| !tenant.is_empty()).unwrap_or(&self.default_tenant);
+        let session = self.subject.session.as_deref();
+        tenant == self.subject.tenant && session.is_none_or(|session| record.session == Some(session))
+    }
+
+    /// Whether `bytes` that are no record name the subject: in a string of
+    /// their own as far as they are MessagePack, anywhere in what follows.
+    fn is_named_in(&self, bytes: &[u8]) -> bool {
+        let Subject { tenant, session } = &self.subject;
+        has_name(bytes, tenant) && session.as_ref().is_none_or(|session| has_name(bytes, session))
+    }
+}
+
+fn has_name(bytes: &[u8], name: &str) -> bool {
+    let mut cursor = Cursor::new(bytes);
+    while cursor.remaining() > 0 {
+        let at = cursor.position();
+        match cursor.token() {
+            Ok(Token::Str(text)) if text == name => return true,
+            Ok(_) => {}
+            Err(_) => {
+                let rest = bytes.get(at..).unwrap_or_default();
+                return memchr::memmem::find(rest, name.as_bytes()).is_some();
+            }
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matcher(tenant: &str, session: Option<&str>) -> Matcher {
+        let subject = Subject { tenant: tenant.into(), session: session.map(str::to_owned) };
+        Matcher::new(&subject, &Defaults::default())
+    }
+
+    fn frame(fields: serde_json::Value) -> Vec<u8> {
+        rmp_serde::to_vec(&fields).unwrap()
+    }
+
+    #[test]
+    fn records_are_told_by_tenant_and_session() {
+        let of_ann = frame(serde_json::json!({"tenant": "ann", "session": "s1", "text": "bob"}));
+        assert!(matcher("ann", None).takes(&of_ann) && matcher("ann", Some("s1")).takes(&of_ann));
+        assert!(!matcher("ann", Some("s2")).takes(&of_ann));
+        assert!(!matcher("bob", None).takes(&of_ann), "only the text names bob");
+        let of_nobody = frame(serde_json::json!({"text": "x"}));
+        assert!(matcher("default", None).takes(&of_nobody) && !matcher("ann", None).takes(&of_nobody));
+        assert!(!matcher("", None).takes(b""));
+    }
+
+    #[test]
+    fn what_is_no_record_is_taken_if_it_names_the_subject() {
+        let no_text = frame(serde_json::json!({"tenant": "ann", "session": "s1"}));
+        assert!(matcher("ann", Some("s1")).takes(&no_text));
+        assert!(!matcher("an", None).takes(&no_text) && !matcher("ann", Some("s2")).takes(&no_text));
+        let torn = &frame(serde_json::json!({"tenant": "ann", "text": "long enough to be cut"}))[..20];
+        assert!(matcher("ann", None).takes(torn));
+        assert!(matcher("ann", None).takes(br#"{"tenant":"ann","text":1}"#));
+        assert!(!matcher("bob", None).takes(br#"{"tenant":"ann","text":1}"#));
+    }
+}

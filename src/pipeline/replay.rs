@@ -1,7 +1,11 @@
 //! Replay: deriving again what is in the log, to compare it with what is
 //! stored, or to put back what is missing.
 
-use std::{collections::BTreeMap, fmt, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Range,
+};
 
 use serde::Serialize;
 
@@ -291,6 +295,7 @@ impl Replay {
         let outcomes = self.store.outcomes(&self.pipeline, stream, from, to).await?;
         let outcomes: BTreeMap<u64, OutcomeRow> = outcomes.into_iter().map(|o| (o.offset, o)).collect();
         let (mut rows, verdicts) = self.kept(batch.frames).await;
+        let bereft = self.bereft(&rows, outcomes.values()).await?;
         rows.retain(|offset, row| selection.takes(row) && stored.contains_key(offset));
         let mut rows: Vec<RecordRow> = rows.into_values().collect();
         let fate = |offset: &u64| outcomes.get(offset).map(|outcome| outcome.kind);
@@ -312,12 +317,35 @@ impl Replay {
             if rows.iter().any(|row| row.offset == offset) || !selection.takes_all() {
                 continue;
             }
+            if bereft.contains(&offset) {
+                report.mismatch(offset, "it was a duplicate, and what it was one of is gone");
+                continue;
+            }
             match disagreement(&verdict, outcomes.get(&offset), stored.contains_key(&offset)) {
                 None => report.outcomes_agree += 1,
                 Some(what) => report.mismatch(offset, what),
             }
         }
         Ok(())
+    }
+
+    /// Of `rows` those that were left out as duplicates of records that have
+    /// been taken away since; each content once.
+    async fn bereft(
+        &self,
+        rows: &BTreeMap<u64, RecordRow>,
+        outcomes: impl IntoIterator<Item = &OutcomeRow>,
+    ) -> Result<BTreeSet<u64>, StoreError> {
+        let duplicates = outcomes.into_iter().filter(|o| o.kind == OutcomeKind::Deduplicated);
+        let mut first: BTreeMap<[u8; 32], u64> = BTreeMap::new();
+        for offset in duplicates.map(|o| o.offset) {
+            if let Some(key) = rows.get(&offset).and_then(|row| row.dedupe_key) {
+                first.entry(key).or_insert(offset);
+            }
+        }
+        let keys: Vec<[u8; 32]> = first.keys().copied().collect();
+        let held = self.store.known(&keys).await?;
+        Ok(first.into_iter().filter(|(key, _)| !held.contains_key(key)).map(|(_, offset)| offset).collect())
     }
 
     async fn restore(
@@ -330,8 +358,6 @@ impl Replay {
         let stream = self.log.stream();
         let (from, to) = batch.bounds();
         let outcomes = self.store.outcomes(&self.pipeline, stream, from, to).await?;
-        let decided: Vec<u64> =
-            outcomes.iter().filter(|o| o.kind != OutcomeKind::Deferred).map(|o| o.offset).collect();
         let stored = self.store.stored(stream, from, to, self.served.space_key).await?;
         let complete: Vec<u64> = stored
             .iter()
@@ -339,6 +365,9 @@ impl Replay {
             .map(|r| r.offset)
             .collect();
         let (mut rows, _) = self.kept(batch.frames).await;
+        let bereft = self.bereft(&rows, &outcomes).await?;
+        let is_open = |o: &OutcomeRow| o.kind == OutcomeKind::Deferred || bereft.contains(&o.offset);
+        let decided: Vec<u64> = outcomes.iter().filter(|o| !is_open(o)).map(|o| o.offset).collect();
         rows.retain(|offset, row| {
             selection.takes(row) && !decided.contains(offset) && !complete.contains(offset)
         });

@@ -17,6 +17,7 @@ mod damage;
 mod dictionaries;
 mod disk_full;
 mod embed_server;
+mod erase;
 mod forward;
 mod health;
 mod idempotent;

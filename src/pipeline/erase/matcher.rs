@@ -32,27 +32,33 @@ impl Matcher {
     }
 
     /// Whether `bytes` that are no record name the subject: in a string of
-    /// their own as far as they are MessagePack, anywhere in what follows.
+    /// their own if they are one MessagePack map, anywhere otherwise.
     fn is_named_in(&self, bytes: &[u8]) -> bool {
-        let Subject { tenant, session } = &self.subject;
-        has_name(bytes, tenant) && session.as_ref().is_none_or(|session| has_name(bytes, session))
+        let strings = strings_of(bytes);
+        let has = |name: &String| match &strings {
+            Some(strings) => strings.contains(&name.as_str()),
+            None => memchr::memmem::find(bytes, name.as_bytes()).is_some(),
+        };
+        has(&self.subject.tenant) && self.subject.session.as_ref().is_none_or(has)
     }
 }
 
-fn has_name(bytes: &[u8], name: &str) -> bool {
+/// Every string in `bytes`, if they are one MessagePack map.
+fn strings_of(bytes: &[u8]) -> Option<Vec<&str>> {
     let mut cursor = Cursor::new(bytes);
-    while cursor.remaining() > 0 {
-        let at = cursor.position();
-        match cursor.token() {
-            Ok(Token::Str(text)) if text == name => return true,
-            Ok(_) => {}
-            Err(_) => {
-                let rest = bytes.get(at..).unwrap_or_default();
-                return memchr::memmem::find(rest, name.as_bytes()).is_some();
-            }
+    let (mut strings, mut due) = (Vec::new(), 1_u64);
+    while due > 0 {
+        let is_first = cursor.position() == 0;
+        due -= 1;
+        match cursor.token().ok()? {
+            Token::Map(pairs) => due += 2 * u64::from(pairs),
+            _ if is_first => return None,
+            Token::Array(values) => due += u64::from(values),
+            Token::Str(text) => strings.push(text),
+            _ => {}
         }
     }
-    false
+    (cursor.remaining() == 0).then_some(strings)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ macro_rules! conformance {
 }
 
 mod commit;
+mod forget;
 mod indexes;
 mod isolation;
 mod measure;

@@ -31,7 +31,7 @@ use crate::{
     dictionary::Library,
     durable,
     embed::{self, Cached, Embedder, SharedVectors, Space, Tier, TokenSpans},
-    log::{Directory, Log, Recovery, segment_name},
+    log::{Directory, Log, LogReader, Recovery, segment_name},
     pipeline::{
         Ingest,
         archive::Archive,
@@ -43,6 +43,7 @@ use crate::{
         dictionaries::Dictionaries,
         inventory::Inventory,
         ownership,
+        pack::Packer,
         progress::Progress,
         search::Searcher,
         serving::{Served, Serving},
@@ -284,6 +285,25 @@ pub fn archive_of(
         store: store.clone(),
         damage: damage.clone(),
         clock,
+        cpu: Cpu::background()?,
+    })
+}
+
+/// Packs the documents of the stream of `pipeline`.
+pub fn packer_of(
+    pipeline: &Pipeline,
+    log: LogReader,
+    store: &Store,
+    artifacts: &Artifacts,
+) -> Result<Packer> {
+    Ok(Packer {
+        log,
+        store: store.clone(),
+        artifacts: artifacts.clone(),
+        pipeline: pipeline.name.clone(),
+        defaults: pipeline.defaults.clone(),
+        level: pipeline.segment.level,
+        folder: pipeline.data_dir.join("packs"),
         cpu: Cpu::background()?,
     })
 }

@@ -16,6 +16,7 @@ mod meter;
 mod models;
 mod offline;
 mod output;
+mod pack;
 mod replay;
 mod run;
 mod search;
@@ -57,6 +58,7 @@ enum Command {
     Replay(replay::Replay),
     Segments(segments::Segments),
     Artifacts(artifacts::Artifacts),
+    Pack(pack::Pack),
     Dictionaries(dictionaries::Dictionaries),
     DeadLetters(dead_letters::DeadLetters),
     Models(models::Models),
@@ -106,6 +108,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Replay(command) => command.run(),
         Command::Segments(command) => command.run(),
         Command::Artifacts(command) => command.run(),
+        Command::Pack(command) => command.run(),
         Command::Dictionaries(command) => command.run(),
         Command::DeadLetters(command) => command.run(),
         Command::Models(command) => command.run(),

@@ -25,6 +25,7 @@ mod log;
 mod migration;
 mod models;
 mod objects;
+mod packs;
 mod postgres;
 mod producer;
 mod protocol;

@@ -1,0 +1,505 @@
+//! Corpus packs: the documents of a period as one artifact.
+//!
+//! A pack holds the records of tier `doc` that were indexed or wait for their
+//! vectors, as they were sent and in the order of their offsets: not those
+//! that were rejected, were duplicates, became dead letters or are erased. What
+//! it is made of stands in [`format`]; what belongs to it, in [`Meta`].
+//!
+//! Without a time to begin at, a pack goes on where the last one that did so
+//! ended, so packs made one after the other have neither gap nor overlap. A pack
+//! of a time that was asked for never makes a gap in them.
+
+pub mod format;
+mod pending;
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, Write},
+    ops::Range,
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+
+use self::{
+    format::{Writer, Written},
+    pending::{Pending, Slot},
+};
+use super::frames::{FrameRun, Frames, FramesError};
+use crate::{
+    artifact::{ArtifactError, Artifacts, Description, hex},
+    dataflow::Cpu,
+    log::{LogReader, Segment},
+    record::{Defaults, RecordRef, Tier},
+    store::{ArtifactRow, OutcomeKind, Store, StoreError},
+};
+
+/// Kind of the artifacts that are packs.
+pub const KIND: &str = "pack";
+/// Ending of their names.
+pub const EXTENSION: &str = "msgpack.zst";
+
+/// Why there is no pack.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// The pipeline has not derived anything.
+    #[error("pipeline `{pipeline}` has derived nothing yet; `thalweg run` does that")]
+    NothingDerived {
+        /// The pipeline.
+        pipeline: String,
+    },
+    /// Somebody else packs the same data.
+    #[error("another pack is being made in {folder}; try again when it is done", folder = folder.display())]
+    Busy {
+        /// Where packs are written first.
+        folder: PathBuf,
+    },
+    /// The pack could not be written.
+    #[error("the pack cannot be written in {folder}: {source}", folder = folder.display())]
+    Write {
+        /// Where packs are written first.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The log could not be read.
+    #[error(transparent)]
+    Log(#[from] FramesError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The object store or registry refused.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+}
+
+/// Which time, by append, in milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Period {
+    /// From the first frame appended then or later; where the last pack ended
+    /// if left out.
+    pub since_ms: Option<i64>,
+    /// Up to the first frame appended then or later; all that is derived if
+    /// left out.
+    pub until_ms: Option<i64>,
+}
+
+/// What the registry knows of a pack: the `meta` of its row.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// The stream.
+    pub stream: String,
+    /// The first offset of the period.
+    pub first_offset: u64,
+    /// The offset after the last of the period.
+    pub next_offset: u64,
+    /// When the first of its documents was appended, in milliseconds since the
+    /// Unix epoch.
+    pub first_append_ms: i64,
+    /// When the last of them was.
+    pub last_append_ms: i64,
+    /// Number of documents.
+    pub documents: u64,
+    /// Number of tenants whose documents these are.
+    pub tenants: u64,
+    /// Offsets of the period that the log no longer holds.
+    pub lost: u64,
+    /// Bytes of its frames, prefixes included.
+    pub plain_bytes: u64,
+    /// SHA-256 of its frames, in hex.
+    pub content_digest: String,
+    /// Whether it begins where another pack ended, and the next one may go on
+    /// from here.
+    pub continues: bool,
+    /// Version of the engine that wrote it.
+    pub thalweg: String,
+}
+
+impl Meta {
+    /// The pack's name for people: times of its documents, their number, and
+    /// the beginning of the object's digest.
+    fn name(&self, digest: &str) -> String {
+        let time = |ms| {
+            let time = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
+            time.strftime("%Y%m%dT%H%M%SZ").to_string()
+        };
+        let (first, last) = (time(self.first_append_ms), time(self.last_append_ms));
+        let digest = digest.get(..12).unwrap_or(digest);
+        format!("corpus-{first}-{last}-{}docs-{digest}.{EXTENSION}", self.documents)
+    }
+}
+
+/// A pack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pack {
+    /// For people.
+    pub name: String,
+    /// SHA-256 of its object, in hex.
+    pub digest: String,
+    /// Size of its object.
+    pub bytes: u64,
+    /// Whether the same pack was registered before.
+    pub known: bool,
+    /// What belongs to it.
+    pub meta: Meta,
+}
+
+/// What came of packing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    /// Offsets of the period.
+    pub offsets: Range<u64>,
+    /// The pack, if there were documents.
+    pub pack: Option<Pack>,
+    /// Name of the pack that an earlier run had written and that is registered
+    /// now.
+    pub finished: Option<String>,
+}
+
+/// Packs one stream.
+pub struct Packer {
+    /// Reads the stream.
+    pub log: LogReader,
+    /// What became of its records, for `pipeline`.
+    pub store: Store,
+    /// Where packs go.
+    pub artifacts: Artifacts,
+    /// The pipeline whose outcomes count.
+    pub pipeline: String,
+    /// What records are that do not say it themselves.
+    pub defaults: Defaults,
+    /// Zstandard level.
+    pub level: i32,
+    /// A local folder of the packer's own, where a pack is written first.
+    pub folder: PathBuf,
+    /// Where documents are picked and compressed.
+    pub cpu: Cpu,
+}
+
+impl Packer {
+    /// Makes, puts and registers the pack of `period`. `told` hears how many
+    /// frames were read, and of how many, after each run of them.
+    ///
+    /// # Errors
+    /// See [`PackError`]. What was written is used by the next call.
+    pub async fn pack(
+        &self,
+        period: Period,
+        now_ms: i64,
+        told: impl FnMut(u64, u64),
+    ) -> Result<Outcome, PackError> {
+        let slot = Slot::take(&self.folder)
+            .map_err(|source| self.unwritten(source))?
+            .ok_or_else(|| PackError::Busy { folder: self.folder.clone() })?;
+        let left = slot.pending().map_err(|source| self.unwritten(source))?;
+        if let Some(left) = &left {
+            self.keep(&slot, left, now_ms).await?;
+        }
+        let file = File::create(slot.path()).map_err(|source| self.unwritten(source))?;
+        let (offsets, pack) = self.write(period, file, told).await?;
+        match &pack {
+            Some(pack) => {
+                let Pack { name, digest, meta, .. } = pack.clone();
+                let pending = Pending { digest, name, meta };
+                slot.publish(&pending).map_err(|source| self.unwritten(source))?;
+                self.keep(&slot, &pending, now_ms).await?;
+            }
+            None => slot.clear().map_err(|source| self.unwritten(source))?,
+        }
+        Ok(Outcome { offsets, pack, finished: left.map(|left| left.name) })
+    }
+
+    /// Says what [`Self::pack`] would do. Writes nothing.
+    ///
+    /// # Errors
+    /// See [`PackError`].
+    pub async fn plan(&self, period: Period, told: impl FnMut(u64, u64)) -> Result<Outcome, PackError> {
+        let (offsets, pack) = self.write(period, io::sink(), told).await?;
+        Ok(Outcome { offsets, pack, finished: None })
+    }
+
+    fn unwritten(&self, source: io::Error) -> PackError {
+        PackError::Write { folder: self.folder.clone(), source }
+    }
+
+    async fn keep(&self, slot: &Slot, pack: &Pending, now_ms: i64) -> Result<(), PackError> {
+        let meta = serde_json::to_value(&pack.meta).map_err(|e| self.unwritten(e.into()))?;
+        let what = Description { kind: KIND, name: pack.name.clone(), extension: EXTENSION, meta, now_ms };
+        self.artifacts.put_file(&slot.path(), &pack.digest, what).await?;
+        slot.clear().map_err(|source| self.unwritten(source))
+    }
+
+    /// Writes the pack of `period` into `to`, and says which offsets that are.
+    async fn write<W: Write + Send + 'static>(
+        &self,
+        period: Period,
+        to: W,
+        mut told: impl FnMut(u64, u64),
+    ) -> Result<(Range<u64>, Option<Pack>), PackError> {
+        let registered = self.artifacts.list().await?;
+        let offsets = self.bounds(period, &registered).await?;
+        let total = offsets.end - offsets.start;
+        let writer = Writer::new(to, self.level).map_err(|source| self.unwritten(source))?;
+        let mut picked = Picked::new(writer, period, self.defaults.clone(), offsets.clone());
+        let mut frames = Frames::new(self.log.clone(), offsets.clone());
+        let mut read = 0;
+        while !picked.over
+            && let Some(run) = frames.next().await?
+        {
+            read += run.frames.len() as u64 + run.lost;
+            let left_out = self.left_out(&run).await?;
+            let taken = self.cpu.run(move || picked.take(run, &left_out).map(|()| picked)).await;
+            picked = taken.map_err(|source| self.unwritten(source))?;
+            told(read, total);
+        }
+        let stream = self.log.stream().to_owned();
+        let (offsets, made) = picked.finish(stream).map_err(|source| self.unwritten(source))?;
+        let pack = made.map(|(meta, written)| {
+            let digest = hex(&written.object_digest);
+            let known = registered.iter().any(|row| row.digest == digest);
+            Pack { name: meta.name(&digest), digest, bytes: written.object_bytes, known, meta }
+        });
+        Ok((offsets, pack))
+    }
+
+    /// The offsets within which the period lies.
+    async fn bounds(&self, period: Period, registered: &[ArtifactRow]) -> Result<Range<u64>, PackError> {
+        let checkpoint = self.store.counts(&self.pipeline, self.log.stream()).await?;
+        let checkpoint =
+            checkpoint.ok_or_else(|| PackError::NothingDerived { pipeline: self.pipeline.clone() })?;
+        let there = self.log.start_offset().max(checkpoint.start_offset);
+        let start = match period.since_ms {
+            Some(since) => there.max(first_since(&self.log, since)),
+            None => last_end(registered, self.log.stream(), there),
+        };
+        Ok(start.min(checkpoint.next_offset)..checkpoint.next_offset)
+    }
+
+    /// The offsets of a run that are not indexed, and do not wait to be.
+    async fn left_out(&self, run: &FrameRun) -> Result<HashSet<u64>, PackError> {
+        let (from, to) = run.bounds();
+        let outcomes = self.store.outcomes(&self.pipeline, self.log.stream(), from, to).await?;
+        let left_out = outcomes.into_iter().filter(|outcome| outcome.kind != OutcomeKind::Deferred);
+        Ok(left_out.map(|outcome| outcome.offset).collect())
+    }
+}
+
+/// Where the packs of `stream` end that go on from each other, the first of
+/// them at `start`. One of a time that was asked for counts if it reaches from
+/// before that end beyond it.
+fn last_end(registered: &[ArtifactRow], stream: &str, start: u64) -> u64 {
+    let packs = registered.iter().filter(|row| row.kind == KIND);
+    let metas = packs.filter_map(|row| serde_json::from_str::<Meta>(&row.meta).ok());
+    let mut metas: Vec<Meta> = metas.filter(|meta| meta.stream == stream).collect();
+    metas.sort_unstable_by_key(|meta| meta.first_offset);
+    let went_on = metas.iter().filter(|meta| meta.continues).map(|meta| meta.next_offset).max();
+    metas.iter().fold(went_on.unwrap_or(start), |end, meta| match meta.first_offset <= end {
+        true => end.max(meta.next_offset),
+        false => end,
+    })
+}
+
+/// An offset before which nothing was appended at `since_ms` or later: what is
+/// in a segment was appended before that was sealed.
+fn first_since(log: &LogReader, since_ms: i64) -> u64 {
+    let reaches = |segment: &Segment| match segment {
+        Segment::Raw(_) => true,
+        Segment::Sealed(sealed) => sealed.info().sealed_at_ms >= since_ms,
+    };
+    log.segments()
+        .into_iter()
+        .find(|(_, segment)| reaches(segment))
+        .map_or(log.end_offset(), |(base, _)| base)
+}
+
+/// A pack that was written.
+type Made = (Meta, Written);
+
+/// The documents picked so far.
+struct Picked<W: Write> {
+    writer: Writer<W>,
+    period: Period,
+    defaults: Defaults,
+    /// Those of the period, as far as its bounds are known.
+    offsets: Range<u64>,
+    begun: bool,
+    /// Whether the end of the period has gone by.
+    over: bool,
+    lost: u64,
+    times: Option<(i64, i64)>,
+    tenants: HashSet<String>,
+}
+
+impl<W: Write> Picked<W> {
+    fn new(writer: Writer<W>, period: Period, defaults: Defaults, offsets: Range<u64>) -> Self {
+        let begun = period.since_ms.is_none();
+        let tenants = HashSet::new();
+        Self { writer, period, defaults, offsets, begun, over: false, lost: 0, times: None, tenants }
+    }
+
+    /// Takes the documents of a run but for those at the offsets `left_out`.
+    fn take(&mut self, run: FrameRun, left_out: &HashSet<u64>) -> io::Result<()> {
+        for frame in run.frames {
+            if !self.begun && self.period.since_ms.is_none_or(|since| frame.appended_ms >= since) {
+                self.begun = true;
+                self.offsets.start = frame.offset;
+            }
+            if self.begun && self.period.until_ms.is_some_and(|until| frame.appended_ms >= until) {
+                self.over = true;
+                self.offsets.end = frame.offset;
+                return Ok(());
+            }
+            if self.begun && !left_out.contains(&frame.offset) {
+                self.put(&frame.payload, frame.appended_ms)?;
+            }
+        }
+        self.lost += if self.begun { run.lost } else { 0 };
+        Ok(())
+    }
+
+    fn put(&mut self, payload: &[u8], appended_ms: i64) -> io::Result<()> {
+        // What is no record was erased, or is a dead letter.
+        let Ok(record) = RecordRef::parse(payload) else { return Ok(()) };
+        if record.tier.unwrap_or(self.defaults.tier) != Tier::Doc {
+            return Ok(());
+        }
+        let tenant = record.tenant.filter(|tenant| !tenant.is_empty()).unwrap_or(&self.defaults.tenant);
+        if !self.tenants.contains(tenant) {
+            self.tenants.insert(tenant.to_owned());
+        }
+        let (first, _) = *self.times.get_or_insert((appended_ms, appended_ms));
+        self.times = Some((first, appended_ms));
+        self.writer.put(payload)
+    }
+
+    /// The offsets of the period, and what was written if there were
+    /// documents.
+    fn finish(self, stream: String) -> io::Result<(Range<u64>, Option<Made>)> {
+        let offsets = if self.begun { self.offsets } else { self.offsets.end..self.offsets.end };
+        let Some((first_append_ms, last_append_ms)) = self.times else { return Ok((offsets, None)) };
+        let (_, written) = self.writer.finish()?;
+        let meta = Meta {
+            stream,
+            first_offset: offsets.start,
+            next_offset: offsets.end,
+            first_append_ms,
+            last_append_ms,
+            documents: written.documents,
+            tenants: self.tenants.len() as u64,
+            lost: self.lost,
+            plain_bytes: written.plain_bytes,
+            content_digest: hex(&written.content_digest),
+            continues: self.period.since_ms.is_none(),
+            thalweg: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        Ok((offsets, Some((meta, written))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pipeline::deriver::Frame;
+
+    fn frame(offset: u64, appended_ms: i64, record: &serde_json::Value) -> Frame {
+        Frame { offset, appended_ms, payload: rmp_serde::to_vec(record).unwrap().into() }
+    }
+
+    /// Offsets 10 to 19, appended at 100, 110 and so on; of two tenants in
+    /// turn.
+    fn documents() -> Vec<Frame> {
+        let document = |n: u64| {
+            let record = json!({"tier": "doc", "text": format!("text {n}"), "tenant": format!("t{}", n % 2)});
+            frame(n, 10 * i64::try_from(n).unwrap(), &record)
+        };
+        (10..20).map(document).collect()
+    }
+
+    fn pick(frames: Vec<Frame>, period: Period, left_out: &[u64]) -> (Range<u64>, Option<Made>) {
+        let writer = Writer::new(io::sink(), 3).unwrap();
+        let mut picked = Picked::new(writer, period, Defaults::default(), 10..20);
+        let left_out = left_out.iter().copied().collect();
+        picked.take(FrameRun { frames, lost: 0 }, &left_out).unwrap();
+        picked.finish("main".into()).unwrap()
+    }
+
+    #[test]
+    fn a_period_is_from_the_first_frame_of_its_time_to_the_first_after_it() {
+        let offsets = |since_ms, until_ms| pick(documents(), Period { since_ms, until_ms }, &[]).0;
+        assert_eq!(offsets(None, None), 10..20);
+        assert_eq!(offsets(Some(120), Some(150)), 12..15);
+        assert_eq!(offsets(Some(121), Some(151)), 13..16);
+        assert_eq!(offsets(None, Some(150)), 10..15);
+        assert_eq!(offsets(Some(150), None), 15..20);
+        assert_eq!(offsets(Some(191), None), 20..20);
+        assert_eq!(offsets(None, Some(0)), 10..10);
+        // A clock that was set back belongs to the period that it lies in.
+        let mut frames = documents();
+        frames[3].appended_ms = 5;
+        let back = pick(frames, Period { since_ms: Some(120), until_ms: Some(150) }, &[]);
+        assert_eq!((back.0, back.1.unwrap().0.documents), (12..15, 3));
+    }
+
+    #[test]
+    fn only_documents_that_were_kept_are_packed() {
+        let mut frames = documents();
+        frames[1] = frame(11, 110, &json!({"tier": "event", "text": "said"}));
+        frames[2] = frame(12, 120, &json!({"text": "the default tier is event"}));
+        frames[3] = Frame { offset: 13, appended_ms: 130, payload: bytes::Bytes::new() };
+        let (offsets, made) = pick(frames, Period::default(), &[10, 14]);
+        let (meta, _) = made.unwrap();
+        assert_eq!((offsets, meta.documents, meta.tenants), (10..20, 5, 2));
+        assert_eq!((meta.first_offset, meta.next_offset), (10, 20));
+        assert_eq!((meta.first_append_ms, meta.last_append_ms), (150, 190));
+        assert_eq!(pick(Vec::new(), Period::default(), &[]).1, None);
+    }
+
+    #[test]
+    fn the_same_documents_are_the_same_bytes_whatever_lies_between() {
+        let (_, alone) = pick(documents(), Period::default(), &[]);
+        let mut frames = documents();
+        frames.insert(5, frame(99, 1, &json!({"text": "an event"})));
+        let (_, among) = pick(frames, Period::default(), &[]);
+        assert_eq!(alone.unwrap().1, among.unwrap().1);
+    }
+
+    #[test]
+    fn a_pack_is_named_by_time_count_and_digest() {
+        let meta = Meta {
+            first_append_ms: 1_795_240_800_999,
+            last_append_ms: 1_795_262_400_000,
+            documents: 1_234,
+            ..Meta::default()
+        };
+        let name = "corpus-20261121T060000Z-20261121T120000Z-1234docs-abcdef012345.msgpack.zst";
+        assert_eq!(meta.name("abcdef0123456789"), name);
+    }
+
+    #[test]
+    fn the_next_pack_goes_on_from_those_that_went_on() {
+        let row = |kind: &str, stream: &str, (first_offset, next_offset), continues| {
+            let meta =
+                Meta { stream: stream.into(), first_offset, next_offset, continues, ..Meta::default() };
+            ArtifactRow {
+                digest: String::new(),
+                kind: kind.into(),
+                name: String::new(),
+                bytes: 0,
+                location: String::new(),
+                created_ms: 0,
+                meta: serde_json::to_string(&meta).unwrap(),
+            }
+        };
+        let mut rows = vec![row("segment", "main", (0, 7), true), row("pack", "main", (60, 90), false)];
+        assert_eq!(last_end(&rows, "main", 4), 4, "what was asked for leaves no gap before it");
+        assert_eq!(last_end(&rows, "main", 60), 90);
+        rows.extend([row("pack", "main", (20, 30), true), row("pack", "main", (5, 20), true)]);
+        assert_eq!(last_end(&rows, "main", 0), 30);
+        assert_eq!(last_end(&rows, "other", 0), 0);
+        rows.push(row("pack", "main", (25, 40), false));
+        assert_eq!(last_end(&rows, "main", 0), 40, "the same documents need not be packed twice");
+    }
+}

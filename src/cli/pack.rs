@@ -15,7 +15,7 @@ use crate::{
     clock,
     config::Pipeline,
     daemon::{open_artifacts, packer_of},
-    pipeline::pack::{Outcome, Pack as Made, Period},
+    pipeline::pack::{Outcome, Pack as Made, PackError, Period},
     units::{self, ByteSize},
 };
 
@@ -95,15 +95,22 @@ impl Pack {
             bail!("the period ends ({}) before it begins ({})", time(until), time(since));
         }
         let store = offline::store(&pipeline).await?;
-        let (log, _) = offline::log(&pipeline)?;
-        let packer = packer_of(&pipeline, log, &store, &open_artifacts(&pipeline, &store)?)?;
-        let mut meter = None;
-        let told = |read, total| meter.get_or_insert_with(|| Meter::new(Some(total))).at(read, "");
-        let outcome = match self.dry_run {
-            true => packer.plan(period, told).await,
-            false => packer.pack(period, now_ms, told).await,
+        let artifacts = open_artifacts(&pipeline, &store)?;
+        let outcome = loop {
+            let (log, _) = offline::log(&pipeline)?;
+            let packer = packer_of(&pipeline, log, &store, &artifacts)?;
+            let mut meter = None;
+            let told = |read, total| meter.get_or_insert_with(|| Meter::new(Some(total))).at(read, "");
+            let outcome = match self.dry_run {
+                true => packer.plan(period, told).await,
+                false => packer.pack(period, now_ms, told).await,
+            };
+            // A daemon seals every few minutes, which is longer than it takes
+            // to read what is not sealed.
+            if !matches!(outcome, Err(PackError::Moved { .. })) {
+                break outcome;
+            }
         };
-        drop(meter);
         store.close().await;
         self.output.print(&outcome?, |outcome| shown(outcome, self.dry_run))?;
         Ok(ExitCode::SUCCESS)

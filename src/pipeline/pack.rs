@@ -63,6 +63,13 @@ pub enum PackError {
         /// What the system said.
         source: io::Error,
     },
+    /// A daemon took a segment away that was being read. An opened log of its
+    /// own knows where the segment is now.
+    #[error("segments of stream `{stream}` were sealed while they were packed; try again")]
+    Moved {
+        /// The stream.
+        stream: String,
+    },
     /// The log could not be read.
     #[error(transparent)]
     Log(#[from] FramesError),
@@ -254,6 +261,9 @@ impl Packer {
             told(read, total);
         }
         let stream = self.log.stream().to_owned();
+        if picked.lost() > 0 && has_moved(&self.log) {
+            return Err(PackError::Moved { stream });
+        }
         let (offsets, made) = picked.finish(stream).map_err(|source| self.unwritten(source))?;
         let pack = made.map(|(meta, written)| {
             let digest = hex(&written.object_digest);
@@ -313,6 +323,13 @@ fn first_since(log: &LogReader, since_ms: i64) -> u64 {
         .map_or(log.end_offset(), |(base, _)| base)
 }
 
+/// Whether a file of the log was recycled since it was opened, so that what
+/// this reader misses may lie in a sealed one.
+fn has_moved(log: &LogReader) -> bool {
+    let gone = |segment| matches!(segment, Segment::Raw(raw) if !raw.path().exists());
+    log.segments().into_values().any(gone)
+}
+
 /// A pack that was written.
 type Made = (Meta, Written);
 
@@ -326,6 +343,9 @@ struct Picked<W: Write> {
     begun: bool,
     /// Whether the end of the period has gone by.
     over: bool,
+    /// The offset after the last frame seen.
+    next: u64,
+    /// Offsets before that and within the period that no frame had.
     lost: u64,
     times: Option<(i64, i64)>,
     tenants: HashSet<String>,
@@ -334,8 +354,8 @@ struct Picked<W: Write> {
 impl<W: Write> Picked<W> {
     fn new(writer: Writer<W>, period: Period, defaults: Defaults, offsets: Range<u64>) -> Self {
         let begun = period.since_ms.is_none();
-        let tenants = HashSet::new();
-        Self { writer, period, defaults, offsets, begun, over: false, lost: 0, times: None, tenants }
+        let (next, tenants) = (offsets.start, HashSet::new());
+        Self { writer, period, defaults, offsets, begun, over: false, next, lost: 0, times: None, tenants }
     }
 
     /// Takes the documents of a run but for those at the offsets `left_out`.
@@ -344,7 +364,10 @@ impl<W: Write> Picked<W> {
             if !self.begun && self.period.since_ms.is_none_or(|since| frame.appended_ms >= since) {
                 self.begun = true;
                 self.offsets.start = frame.offset;
+                self.next = frame.offset;
             }
+            self.lost += if self.begun { frame.offset.saturating_sub(self.next) } else { 0 };
+            self.next = frame.offset + 1;
             if self.begun && self.period.until_ms.is_some_and(|until| frame.appended_ms >= until) {
                 self.over = true;
                 self.offsets.end = frame.offset;
@@ -354,8 +377,13 @@ impl<W: Write> Picked<W> {
                 self.put(&frame.payload, frame.appended_ms)?;
             }
         }
-        self.lost += if self.begun { run.lost } else { 0 };
         Ok(())
+    }
+
+    /// Offsets of the period that no frame had, once all of it was read.
+    fn lost(&self) -> u64 {
+        let unread = if self.over || !self.begun { 0 } else { self.offsets.end.saturating_sub(self.next) };
+        self.lost + unread
     }
 
     fn put(&mut self, payload: &[u8], appended_ms: i64) -> io::Result<()> {
@@ -376,6 +404,7 @@ impl<W: Write> Picked<W> {
     /// The offsets of the period, and what was written if there were
     /// documents.
     fn finish(self, stream: String) -> io::Result<(Range<u64>, Option<Made>)> {
+        let lost = self.lost();
         let offsets = if self.begun { self.offsets } else { self.offsets.end..self.offsets.end };
         let Some((first_append_ms, last_append_ms)) = self.times else { return Ok((offsets, None)) };
         let (_, written) = self.writer.finish()?;
@@ -387,7 +416,7 @@ impl<W: Write> Picked<W> {
             last_append_ms,
             documents: written.documents,
             tenants: self.tenants.len() as u64,
-            lost: self.lost,
+            lost,
             plain_bytes: written.plain_bytes,
             content_digest: hex(&written.content_digest),
             continues: self.period.since_ms.is_none(),
@@ -455,6 +484,20 @@ mod tests {
         assert_eq!((meta.first_offset, meta.next_offset), (10, 20));
         assert_eq!((meta.first_append_ms, meta.last_append_ms), (150, 190));
         assert_eq!(pick(Vec::new(), Period::default(), &[]).1, None);
+    }
+
+    #[test]
+    fn offsets_that_no_frame_has_are_counted_within_the_period_only() {
+        let lost = |since_ms, until_ms| {
+            let mut frames = documents();
+            frames.drain(2..4);
+            frames.pop();
+            pick(frames, Period { since_ms, until_ms }, &[]).1.unwrap().0.lost
+        };
+        assert_eq!(lost(None, None), 3, "two within, one at the end");
+        assert_eq!(lost(None, Some(180)), 2);
+        assert_eq!(lost(Some(140), Some(180)), 0);
+        assert_eq!(lost(Some(140), None), 1);
     }
 
     #[test]

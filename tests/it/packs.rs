@@ -8,6 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use thalweg::pipeline::pack::{PackError, Period};
 
 use crate::{
     cli::{fails, json_of, pipeline},
@@ -169,6 +170,37 @@ async fn a_pack_that_could_not_be_put_is_put_by_the_next_run() {
     let checked = json_of(0, &["artifacts", "check", "-p", &file]);
     assert_eq!(checked["rows"], checked["objects"], "{checked}");
     daemon.stop_drained();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sealed_while_it_is_packed_is_not_taken_for_lost() {
+    let site = Site::new(TCP);
+    let file = pipeline(&site);
+    let daemon = site.start();
+    send(&daemon, &(0..20).map(document).collect::<Vec<_>>()).await;
+    daemon.stop_drained();
+    let settings = thalweg::config::load(&site.pipeline(), &|_| None).unwrap();
+    let store = site.store().await;
+    let artifacts = thalweg::daemon::open_artifacts(&settings, &store).unwrap();
+    let packer = || {
+        let root = thalweg::daemon::log_root(&settings);
+        let (log, _) = thalweg::log::LogReader::open(&root, "main").unwrap();
+        thalweg::daemon::packer_of(&settings, log, &store, &artifacts).unwrap()
+    };
+    let before = packer();
+    json_of(0, &["segments", "seal", "-p", &file]);
+    for entry in fs::read_dir(site.log_folder()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_str().unwrap().contains("spare.") {
+            // As the next segment does in time.
+            let bytes = fs::metadata(&path).unwrap().len();
+            fs::write(&path, vec![0; usize::try_from(bytes).unwrap()]).unwrap();
+        }
+    }
+    let moved = before.plan(Period::default(), |_, _| ()).await;
+    assert!(matches!(moved, Err(PackError::Moved { .. })), "{moved:?}");
+    let found = packer().plan(Period::default(), |_, _| ()).await.unwrap().pack.unwrap();
+    assert_eq!((found.meta.documents, found.meta.lost), (20, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ use crate::{
 /// List, check, verify or fetch artifacts of the object store.
 ///
 /// An artifact is an immutable object named by its SHA-256: a sealed segment,
-/// a dictionary, a report, a model's description. Digests may be cut short where they stay unique.
+/// a dictionary, a corpus pack, a report, a model's description. Digests may be cut short where they stay unique.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thalweg artifacts list

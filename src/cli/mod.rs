@@ -17,6 +17,7 @@ mod meter;
 mod models;
 mod offline;
 mod output;
+mod pack;
 mod replay;
 mod run;
 mod search;
@@ -58,6 +59,7 @@ enum Command {
     Replay(replay::Replay),
     Segments(segments::Segments),
     Artifacts(artifacts::Artifacts),
+    Pack(pack::Pack),
     Dictionaries(dictionaries::Dictionaries),
     DeadLetters(dead_letters::DeadLetters),
     Erase(erase::Erase),
@@ -108,6 +110,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Replay(command) => command.run(),
         Command::Segments(command) => command.run(),
         Command::Artifacts(command) => command.run(),
+        Command::Pack(command) => command.run(),
         Command::Dictionaries(command) => command.run(),
         Command::DeadLetters(command) => command.run(),
         Command::Erase(command) => command.run(),

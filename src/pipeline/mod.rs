@@ -3,8 +3,8 @@
 //! again by [`replay`]; found by [`search`]. What is wrong with the log's files: [`survey`],
 //! [`damage`], [`repair`]. Records that the embedder does not take for now: `defer`, [`backfill`].
 //! Which embedder serves: [`serving`], and the space that may be next: [`shadow`]; whether it is still the same: [`canary`]; what it
-//! costs: [`spending`]. Whether objects and registry agree: [`inventory`].
-//! What is taken away again: [`erase`].
+//! costs: [`spending`]. Whether objects and registry agree: [`inventory`]. Documents of a period as one
+//! artifact: [`pack`]. What is taken away again: [`erase`].
 
 pub mod admit;
 pub mod archive;
@@ -17,10 +17,12 @@ pub mod derive;
 pub mod deriver;
 pub mod dictionaries;
 pub mod erase;
+pub mod frames;
 mod ingest;
 pub mod inventory;
 mod offsets;
 pub mod ownership;
+pub mod pack;
 pub mod progress;
 pub mod repair;
 pub mod replay;

@@ -12,11 +12,12 @@ use serde::Serialize;
 use super::{
     canary::cosine,
     deriver::{Deriver, Frame, Judged},
+    frames::{FrameRun, Frames, FramesError},
     serving::Served,
 };
 use crate::{
     embed::EmbedError,
-    log::{Cursor, LogReader, ReadError},
+    log::LogReader,
     record::Tier,
     store::{
         Batch, EMBED_INPUT, OutcomeKind, OutcomeRow, RecordRow, Replayed, Store, StoreError, StoredChunk,
@@ -67,16 +68,13 @@ pub enum Mode {
 pub enum ReplayError {
     /// The log could not be read.
     #[error(transparent)]
-    Log(#[from] ReadError),
+    Log(#[from] FramesError),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The embedder failed.
     #[error(transparent)]
     Embed(#[from] EmbedError),
-    /// Reading the log panicked.
-    #[error("reading the log failed: {0}")]
-    Reader(#[from] tokio::task::JoinError),
 }
 
 /// What a replay would do, found without embedding anything.
@@ -137,9 +135,6 @@ pub const MISMATCHES_KEPT: usize = 1_000;
 /// Two vectors of one text agree from this cosine on: batches of another
 /// make-up round differently in the last bits.
 pub const AGREEING_COSINE: f64 = 0.9999;
-
-const BATCH_RECORDS: usize = 256;
-const READ_BYTES: usize = 256 << 10;
 
 impl Report {
     /// Whether everything derived agrees with what is stored.
@@ -474,71 +469,4 @@ fn compare_vectors(
     let cosine = cosine(derived, stored);
     report.smallest_cosine = Some(report.smallest_cosine.map_or(cosine, |least| least.min(cosine)));
     (cosine < AGREEING_COSINE).then(|| format!("the vectors' cosine is {cosine:.6}"))
-}
-
-/// Consecutive frames of the log.
-struct FrameRun {
-    frames: Vec<Frame>,
-    /// Offsets before them that the log no longer holds.
-    lost: u64,
-}
-
-impl FrameRun {
-    fn bounds(&self) -> (u64, u64) {
-        let first = self.frames.first().map_or(0, |frame| frame.offset);
-        (first, self.frames.last().map_or(first, |frame| frame.offset + 1))
-    }
-}
-
-/// Reads a range of a stream in runs.
-struct Frames {
-    log: LogReader,
-    cursor: Cursor,
-    next: u64,
-    end: u64,
-    waiting: std::collections::VecDeque<Frame>,
-}
-
-impl Frames {
-    fn new(log: LogReader, offsets: Range<u64>) -> Self {
-        Self {
-            cursor: Cursor::at(offsets.start),
-            next: offsets.start,
-            end: offsets.end,
-            waiting: std::collections::VecDeque::new(),
-            log,
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<FrameRun>, ReplayError> {
-        while self.waiting.is_empty() && self.cursor.offset() < self.end {
-            let (log, mut cursor) = (self.log.clone(), self.cursor.clone());
-            let (read, cursor) =
-                tokio::task::spawn_blocking(move || (log.read(&mut cursor, READ_BYTES), cursor)).await?;
-            match read {
-                Ok(batches) if batches.is_empty() => break,
-                Ok(batches) => {
-                    self.cursor = cursor;
-                    for batch in &batches {
-                        let appended_ms = batch.append_time_ms;
-                        let frames =
-                            batch.payloads().map(|(offset, payload)| Frame { offset, appended_ms, payload });
-                        self.waiting.extend(frames.filter(|frame| frame.offset < self.end));
-                    }
-                }
-                Err(error) => match error.resume_at() {
-                    Some(offset) => self.cursor = Cursor::at(offset),
-                    None => return Err(error.into()),
-                },
-            }
-        }
-        let n = self.waiting.len().min(BATCH_RECORDS);
-        let frames: Vec<Frame> = self.waiting.drain(..n).collect();
-        let first = frames.first().map_or_else(|| self.cursor.offset().min(self.end), |frame| frame.offset);
-        let present = frames.len() as u64;
-        let end = frames.last().map_or(first, |frame| frame.offset + 1);
-        let lost = (end - self.next.min(end)).saturating_sub(present);
-        self.next = end;
-        Ok((!frames.is_empty() || lost > 0).then_some(FrameRun { frames, lost }))
-    }
 }

@@ -26,6 +26,7 @@ mod log;
 mod migration;
 mod models;
 mod objects;
+mod packs;
 mod postgres;
 mod producer;
 mod protocol;

@@ -34,8 +34,8 @@ const LARGE: &str =
 const PART: usize = 5 << 20;
 
 /// A server, and a place of its own there.
-struct S3 {
-    endpoint: String,
+pub struct S3 {
+    pub endpoint: String,
     bucket: String,
     key: String,
     secret: String,
@@ -45,7 +45,7 @@ struct S3 {
 }
 
 /// None, said loudly, where no server is running.
-fn s3() -> Option<S3> {
+pub fn s3() -> Option<S3> {
     let variable = |name: &str| std::env::var(format!("THALWEG_TEST_S3_{name}")).ok();
     let found = (variable("ENDPOINT"), variable("BUCKET"), variable("KEY"), variable("SECRET"));
     let (Some(endpoint), Some(bucket), Some(key), Some(secret)) = found else {
@@ -79,7 +79,7 @@ impl S3 {
         )
     }
 
-    fn site(&self, endpoint: &str, more: &str) -> Site {
+    pub fn site(&self, endpoint: &str, more: &str) -> Site {
         Site::new(&format!("{TCP}{more}{}", self.section(endpoint)))
     }
 

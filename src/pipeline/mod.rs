@@ -3,10 +3,11 @@
 //! again by [`replay`]; found by [`search`]. What is wrong with the log's files: [`survey`],
 //! [`damage`], [`repair`]. Records that the embedder does not take for now: `defer`, [`backfill`].
 //! Which embedder serves: [`serving`], and the space that may be next: [`shadow`]; whether it is still the same: [`canary`]; what it
-//! costs: [`spending`]. Whether objects and registry agree: [`inventory`].
+//! costs: [`spending`]. Whether objects and registry agree: [`inventory`]; counters and rows: [`audit`].
 
 pub mod admit;
 pub mod archive;
+pub mod audit;
 pub mod backfill;
 pub mod canary;
 mod catalog;

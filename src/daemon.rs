@@ -46,6 +46,7 @@ use crate::{
         ownership,
         pack::Packer,
         progress::Progress,
+        retention::Keeper,
         search::Searcher,
         serving::{Served, Serving},
         shadow::Shadow,
@@ -565,16 +566,17 @@ impl Daemon {
             self.workers.spawn("backfill", backfill.run(stop.clone()));
             self.workers.spawn("derive", derive.run(stop.clone(), self.abandon.clone()));
         }
-        let shared = self.bench.redis.clone().zip(pipeline.redis.as_ref().map(|redis| redis.cache_ttl.0));
-        let eraser = Eraser {
-            archive: archive.clone(),
-            writer: self.log.writer(),
-            defaults: pipeline.defaults.clone(),
-            shared,
-            derived: pipeline.derive.enabled.then(|| self.progress.clone()),
+        let eraser = Eraser::new(pipeline, self.log.writer(), archive.clone(), self.bench.redis.clone());
+        let eraser = match pipeline.derive.enabled {
+            true => eraser.beside(self.progress.clone()),
+            false => eraser,
         };
         // Ends with the sources: it holds the log open.
         self.workers.spawn("erasure", eraser.run(self.progress.clone(), self.closing.clone()));
+        if watched && pipeline.retention.is_set() && !pipeline.retention.every.0.is_zero() {
+            let keeper = Keeper::new(pipeline, store.clone(), archive.clock.clone());
+            self.workers.spawn("retention", keeper.run(archive.clone(), self.progress.clone(), stop.clone()));
+        }
         self.workers.spawn("upkeep", upkeep::run(self.bench.store.clone(), stop.clone()));
         let every = pipeline.artifacts.check_every.0;
         if watched && !every.is_zero() {

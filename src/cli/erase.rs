@@ -190,16 +190,11 @@ async fn here(
     let artifacts = open_artifacts(pipeline, store)?;
     artifacts.sweep()?;
     let redis = match &pipeline.redis {
-        Some(settings) => Some((Redis::open(settings).await?, settings.cache_ttl.0)),
+        Some(settings) => Some(Redis::open(settings).await?),
         None => None,
     };
-    let eraser = Eraser {
-        archive: archive_of(log, pipeline, store, &artifacts, &damage, clock::system())?,
-        writer: log.writer(),
-        defaults: pipeline.defaults.clone(),
-        shared: redis,
-        derived: None,
-    };
+    let archive = archive_of(log, pipeline, store, &artifacts, &damage, clock::system())?;
+    let eraser = Eraser::new(pipeline, log.writer(), archive, redis);
     eraser.erase_all().await?;
     Ok(())
 }

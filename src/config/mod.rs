@@ -13,6 +13,7 @@ mod outline;
 mod pipeline;
 mod problem;
 mod read;
+mod retention;
 mod schema;
 mod sections;
 mod sessions;
@@ -37,6 +38,7 @@ pub use self::{
     listen::Listen,
     pipeline::Pipeline,
     problem::{ConfigErrors, Problem},
+    retention::{Pins, Retention},
     sections::{Http, Search, Shutdown},
     sessions::Sessions,
     source::{File, Format, Forward, Http as HttpSource, Source, Stdin, Tcp, Tls, Unix},

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::{artifact, embed, log, record, redis, segment, store, transform};
 
 use super::{
+    retention::Retention,
     schema::accept_variables,
     sections::{Http, Search, Shutdown},
     sessions::Sessions,
@@ -74,6 +75,9 @@ pub(super) struct Written {
     #[serde(default)]
     #[schemars(with = "redis::Settings")]
     redis: Option<redis::Settings>,
+    /// How long things are kept.
+    #[serde(default)]
+    retention: Retention,
     /// How the lists of a query become one.
     #[serde(default)]
     search: Search,
@@ -123,6 +127,8 @@ pub struct Pipeline {
     /// What several daemons share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<redis::Settings>,
+    /// How long things are kept.
+    pub retention: Retention,
     /// How the lists of a query become one.
     pub search: Search,
     /// The HTTP server.
@@ -149,6 +155,7 @@ impl From<Written> for Pipeline {
             store: written.store,
             artifacts: written.artifacts,
             redis: written.redis,
+            retention: written.retention,
             search: written.search,
             http: written.http,
             shutdown: written.shutdown,

@@ -54,6 +54,7 @@ fn sections(pipeline: &Pipeline) -> Vec<SettingError> {
         ("store", pipeline.store.validate()),
         ("artifacts", pipeline.artifacts.validate()),
         ("redis", pipeline.redis.as_ref().map_or(Ok(()), |redis| redis.validate())),
+        ("retention", pipeline.retention.validate()),
         ("search", pipeline.search.validate()),
         ("http", pipeline.http.validate()),
         ("sessions", pipeline.sessions.validate()),

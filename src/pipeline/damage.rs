@@ -138,7 +138,8 @@ impl DamageRegister {
     fn measure(&self) {
         let known = self.known();
         let open = known.iter().filter(|damage| damage.settled_ms.is_none()).count();
-        let lost: Offsets = known.iter().map(Damage::offsets).collect();
+        let lost: Offsets =
+            known.iter().filter(|damage| damage.kind != DamageKind::Expired).map(Damage::offsets).collect();
         metrics::damage_state(open, lost.count());
     }
 }

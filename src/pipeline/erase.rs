@@ -32,10 +32,12 @@ pub use report::{Renewed, Report};
 
 use super::{
     archive::{Archive, ArchiveError},
+    pack::{PackError, Packer},
     progress::Progress,
 };
 use crate::{
     artifact::ArtifactError,
+    config::Pipeline,
     dictionary::LoadError,
     embed::{SharedVectors, ShelfError},
     frame::FrameBatch,
@@ -81,6 +83,9 @@ pub enum EraseError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A corpus pack cannot be written anew.
+    #[error(transparent)]
+    Pack(#[from] PackError),
     /// The shared cache is away.
     #[error("{0}; the erasure waits for it, or for the entries' time to live")]
     Cache(#[from] ShelfError),
@@ -109,18 +114,40 @@ const EVERY: Duration = Duration::from_secs(5);
 /// Erases from one stream.
 pub struct Eraser {
     /// Seals, and knows the stream's segments, objects and catalog.
-    pub archive: Archive,
-    /// Writes the stream.
-    pub writer: LogWriter,
-    /// Whose records name nobody.
-    pub defaults: Defaults,
+    archive: Archive,
+    writer: LogWriter,
+    /// Knows the stream's corpus packs.
+    packer: Packer,
     /// Where vectors are shared, and for how long.
-    pub shared: Option<(Redis, Duration)>,
+    shared: Option<(Redis, Duration)>,
     /// How far derivation is, where it is going on meanwhile.
-    pub derived: Option<Arc<Progress>>,
+    derived: Option<Arc<Progress>>,
 }
 
 impl Eraser {
+    /// Of the stream of `pipeline`, whose segments `archive` knows; `redis` is
+    /// what other daemons share with this one.
+    pub fn new(pipeline: &Pipeline, writer: LogWriter, archive: Archive, redis: Option<Redis>) -> Self {
+        let packer = Packer {
+            log: archive.log.clone(),
+            store: archive.store.clone(),
+            artifacts: archive.artifacts.clone(),
+            pipeline: pipeline.name.clone(),
+            defaults: pipeline.defaults.clone(),
+            level: pipeline.segment.level,
+            folder: pipeline.data_dir.join("packs"),
+            cpu: archive.cpu.clone(),
+        };
+        let ttl = pipeline.redis.as_ref().map(|settings| settings.cache_ttl.0);
+        Self { archive, writer, packer, shared: redis.zip(ttl), derived: None }
+    }
+
+    /// The same, while derivation goes on and tells `progress` how far it is.
+    #[must_use]
+    pub fn beside(self, progress: Arc<Progress>) -> Self {
+        Self { derived: Some(progress), ..self }
+    }
+
     /// Erases whatever is asked for, until told to stop. A failure is shown
     /// and tried again.
     pub async fn run(self, progress: Arc<Progress>, stop: CancellationToken) -> anyhow::Result<()> {
@@ -176,7 +203,7 @@ impl Eraser {
         let before = erasure.open_part(stream).and_then(|part| part.report.as_deref());
         let mut report: Report = before.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
         (report.stream, report.until_offset) = (stream.to_owned(), until);
-        let matcher = Matcher::new(subject, &self.defaults);
+        let matcher = Matcher::new(subject, &self.packer.defaults);
         let mut work = Work { eraser: self, erasure_id: erasure.erasure_id, until, matcher, report };
         work.forget_rows(subject).await?;
         self.archive.archive_closed().await?;
@@ -188,6 +215,7 @@ impl Eraser {
             let _turn = self.archive.turn.lock().await;
             work.rewrite_segments().await?;
         }
+        work.rewrite_packs().await?;
         work.remove_dead_letters().await?;
         work.empty_quarantine()?;
         self.writer.scrub().await?;
@@ -201,9 +229,7 @@ impl Eraser {
         work.report.objects.extend(objects);
         work.note(Some((self.archive.clock)())).await?;
         if let Some(progress) = &self.derived {
-            let checkpoints = store.checkpoints().await?;
-            let mine = checkpoints.into_iter().find(|(_, of, _)| of == stream);
-            mine.into_iter().for_each(|(_, _, checkpoint)| progress.correct(checkpoint));
+            progress.ask(store, stream).await?;
         }
         Ok(work.report)
     }
@@ -298,6 +324,22 @@ impl Work<'_> {
             self.report.chunks += gone.chunks;
         }
         Ok(())
+    }
+
+    /// Writes corpus packs again without the subject's documents.
+    async fn rewrite_packs(&mut self) -> Result<(), EraseError> {
+        let matcher = self.matcher.clone();
+        // A pack does not say its documents' offsets, so a later one of the
+        // subject's goes as well; it can be packed again.
+        let goes = move |payload: &[u8]| matcher.takes(payload);
+        let done = self.eraser.packer.leave_out(goes, (self.eraser.archive.clock)()).await?;
+        self.report.packs.extend(done.into_iter().map(|pack| Renewed {
+            name: pack.name,
+            frames: pack.removed,
+            before: Some(pack.before),
+            after: pack.after,
+        }));
+        self.note(None).await
     }
 
     /// Removes the dead letters that hold, or name, the subject. Those of

@@ -3,11 +3,12 @@
 //! again by [`replay`]; found by [`search`]. What is wrong with the log's files: [`survey`],
 //! [`damage`], [`repair`]. Records that the embedder does not take for now: `defer`, [`backfill`].
 //! Which embedder serves: [`serving`], and the space that may be next: [`shadow`]; whether it is still the same: [`canary`]; what it
-//! costs: [`spending`]. Whether objects and registry agree: [`inventory`]. Documents of a period as one
-//! artifact: [`pack`]. What is taken away again: [`erase`].
+//! costs: [`spending`]. Whether objects and registry agree: [`inventory`]; counters and rows: [`audit`].
+//! Documents of a period as one artifact: [`pack`]. What is taken away again: [`erase`], [`retention`].
 
 pub mod admit;
 pub mod archive;
+pub mod audit;
 pub mod backfill;
 pub mod canary;
 mod catalog;
@@ -26,6 +27,7 @@ pub mod pack;
 pub mod progress;
 pub mod repair;
 pub mod replay;
+pub mod retention;
 pub mod search;
 pub mod serving;
 pub mod shadow;

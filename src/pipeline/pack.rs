@@ -12,6 +12,7 @@
 pub mod format;
 mod pending;
 mod pick;
+mod without;
 
 use std::{
     collections::HashSet,
@@ -22,6 +23,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use without::Without;
 
 use self::{
     format::Writer,

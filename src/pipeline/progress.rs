@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Checkpoint, Moved};
+use crate::store::{Checkpoint, Moved, Store, StoreError};
 
 /// What a pipeline counts while it runs.
 #[derive(Debug)]
@@ -137,6 +137,14 @@ impl Progress {
         now.deferred = now.deferred.saturating_sub(moved.indexed + moved.dead_lettered);
         now.indexed += moved.indexed;
         now.dead_lettered += moved.dead_lettered;
+    }
+
+    /// As [`Self::correct`], of a stream whose counters others have moved.
+    pub async fn ask(&self, store: &Store, stream: &str) -> Result<(), StoreError> {
+        let checkpoints = store.checkpoints().await?;
+        let of_stream = checkpoints.into_iter().find(|(_, of, _)| of == stream);
+        of_stream.into_iter().for_each(|(_, _, checkpoint)| self.correct(checkpoint));
+        Ok(())
     }
 
     /// The counters as the store has them, if nothing was committed since.

@@ -198,6 +198,14 @@ impl Repair {
         let end = plan.held.ranges().map(|range| range.end).fold(self.known_end, u64::max);
         let start = starts.iter().copied().min().unwrap_or(end);
         let mut lost: Offsets = plan.held.missing(start..end).into_iter().collect();
+        let expired: Offsets = self
+            .remembered
+            .damage
+            .iter()
+            .filter(|damage| damage.kind == DamageKind::Expired)
+            .map(Damage::offsets)
+            .collect();
+        lost = lost.ranges().flat_map(|range| expired.missing(range)).collect();
         report.lost_in_all = lost.count();
         let settled: Offsets =
             self.remembered.damage.iter().filter(|d| d.settled_ms.is_some()).map(Damage::offsets).collect();

@@ -10,6 +10,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
+    Offsets,
     canary::cosine,
     deriver::{Deriver, Frame, Judged},
     frames::{FrameRun, Frames, FramesError},
@@ -20,8 +21,8 @@ use crate::{
     log::LogReader,
     record::Tier,
     store::{
-        Batch, EMBED_INPUT, OutcomeKind, OutcomeRow, RecordRow, Replayed, Store, StoreError, StoredChunk,
-        StoredRecord,
+        Batch, Damage, DamageKind, EMBED_INPUT, Forgetting, OutcomeKind, OutcomeRow, RecordRow, Replayed,
+        Store, StoreError, StoredChunk, StoredRecord,
     },
 };
 
@@ -245,7 +246,17 @@ impl Replay {
             }
             told(read);
         }
+        report.lost = report.lost.saturating_sub(self.expired(&selection.offsets).await?);
         Ok(report)
+    }
+
+    /// How many of `range` are of segments that were older than they are kept.
+    async fn expired(&self, range: &Range<u64>) -> Result<u64, StoreError> {
+        let damage = self.store.damage(self.log.stream()).await?;
+        let expired: Offsets =
+            damage.iter().filter(|one| one.kind == DamageKind::Expired).map(Damage::offsets).collect();
+        let there: u64 = expired.missing(range.clone()).iter().map(|rest| rest.end - rest.start).sum();
+        Ok(range.end.saturating_sub(range.start) - there)
     }
 
     /// What is kept of `frames`, by offset, and why the others are not.
@@ -406,6 +417,8 @@ fn disagreement(verdict: &Verdict, outcome: Option<&OutcomeRow>, stored: bool) -
         (Verdict::Not { kind, reason }, Some(then)) if *kind == then.kind && *reason == then.reason => None,
         // Its content was there already, which a frame alone can't tell.
         (Verdict::Kept { .. }, Some(then)) if then.kind == OutcomeKind::Deduplicated => None,
+        // It was older than records are kept.
+        (Verdict::Kept { .. }, Some(then)) if then.reason == Forgetting::Expired.as_str() => None,
         // It passes only relaxed filters, and they were not relaxed then.
         (Verdict::Kept { step: 1.. }, Some(then)) if then.kind == OutcomeKind::Rejected => None,
         // It waits for vectors.

@@ -19,7 +19,7 @@ use tokio_util::codec::Decoder;
 
 use super::json::{LineParser, Parsed};
 use crate::{
-    frame::{FrameBatch, FrameCodec, Unit},
+    frame::{FrameBatch, FrameCodec, Unit, put_frame},
     pipeline::{Answer, Ingest, Origin, Submitted},
     store::{SourceProgress, Store},
     units::ByteSize,
@@ -201,6 +201,7 @@ fn read_frames(
         loop {
             let unit = if ended { codec.decode_eof(&mut buffer)? } else { codec.decode(&mut buffer)? };
             let Some(unit) = unit else { break };
+            let Some(unit) = without_emptied(unit) else { continue };
             let piece = Parsed::Unit { frame, unit };
             frame = piece.end();
             if pieces.blocking_send(piece).is_err() {
@@ -209,6 +210,22 @@ fn read_frames(
         }
     }
     Ok(())
+}
+
+/// A run of frames without those that are empty, if any is not: in a sealed
+/// segment they stand for what was erased.
+fn without_emptied(unit: Unit) -> Option<Unit> {
+    let Unit::Run { at, count, bytes } = unit else { return Some(unit) };
+    let batch = FrameBatch { base_offset: 0, append_time_ms: 0, count, bytes };
+    if batch.payloads().all(|(_, payload)| !payload.is_empty()) {
+        return Some(Unit::Run { at, count, bytes: batch.bytes });
+    }
+    let (mut kept, mut left) = (BytesMut::new(), 0);
+    for (_, payload) in batch.payloads().filter(|(_, payload)| !payload.is_empty()) {
+        put_frame(&mut kept, &payload);
+        left += 1;
+    }
+    (left > 0).then(|| Unit::Run { at, count: left, bytes: kept.freeze() })
 }
 
 fn read_lines(input: &mut dyn BufRead, max_frame: ByteSize, pieces: &mpsc::Sender<Parsed>) -> io::Result<()> {

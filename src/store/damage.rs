@@ -29,11 +29,13 @@ pub enum DamageKind {
     Missing,
     /// The system refuses to read a file.
     Unreadable,
+    /// Not damage: a segment was older than segments are kept.
+    Expired,
 }
 
 impl DamageKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Batches,
         Self::Header,
         Self::Index,
@@ -42,6 +44,7 @@ impl DamageKind {
         Self::Gap,
         Self::Missing,
         Self::Unreadable,
+        Self::Expired,
     ];
 
     /// The stored name, which is also the one that programs see.
@@ -55,6 +58,7 @@ impl DamageKind {
             Self::Gap => "gap",
             Self::Missing => "missing",
             Self::Unreadable => "unreadable",
+            Self::Expired => "expired",
         }
     }
 }
@@ -96,6 +100,12 @@ impl Damage {
     /// The offsets that cannot be read.
     pub fn offsets(&self) -> Range<u64> {
         self.first_offset..self.next_offset
+    }
+
+    /// Whether it is known that nothing brings the offsets back, and nobody
+    /// wanted that.
+    pub fn is_lost_for_good(&self) -> bool {
+        self.settled_ms.is_some() && self.kind != DamageKind::Expired
     }
 
     /// How many offsets cannot be read.

@@ -15,6 +15,15 @@ pub struct Subject {
     pub session: Option<String>,
 }
 
+/// Records that are kept whatever their age.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PinnedRecords {
+    /// Those of these tenants.
+    pub tenants: Vec<String>,
+    /// Those of batches with these tags.
+    pub batches: Vec<String>,
+}
+
 /// Why records were taken away; the reason of their outcome from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgetting {

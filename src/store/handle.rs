@@ -6,6 +6,7 @@
 //! need no box, and a call that one of them lacks does not compile.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use crate::embed::{Known, Space, Spending};
@@ -93,6 +94,10 @@ answered_by_each! {
 
     /// Every checkpoint, as (pipeline, stream, checkpoint) in that order.
     pub async fn checkpoints(&self) -> Result<Vec<(String, String, Checkpoint)>, StoreError>;
+
+    /// Counts what is really stored of `stream`, on one snapshot; none if
+    /// `pipeline` never read it. Reads the keys of everything.
+    pub async fn counted(&self, pipeline: &str, stream: &str) -> Result<Option<Counted>, StoreError>;
 
     /// Adds whatever of `batch` is not stored: records, and vectors in the
     /// batch's space. The checkpoint does not move; an offset that had not
@@ -293,6 +298,24 @@ answered_by_each! {
         until: u64,
         limit: u32,
     ) -> Result<Vec<u64>, StoreError>;
+
+    /// At most `limit` offsets of stored records of `stream` with times before
+    /// `before_ms`, of other tenants and batches than those that are pinned.
+    pub async fn expired(
+        &self,
+        stream: &str,
+        before_ms: i64,
+        pinned: &PinnedRecords,
+        limit: u32,
+    ) -> Result<Vec<u64>, StoreError>;
+
+    /// Whether a record at one of the offsets `range` of `stream` is pinned.
+    pub async fn holds_pinned(
+        &self,
+        stream: &str,
+        range: Range<u64>,
+        pinned: &PinnedRecords,
+    ) -> Result<bool, StoreError>;
 
     /// The digests of the texts of stored records.
     pub async fn text_digests(&self, stream: &str, offsets: &[u64]) -> Result<Vec<[u8; 32]>, StoreError>;

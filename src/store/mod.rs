@@ -16,6 +16,7 @@
 
 mod analysed;
 mod artifacts;
+mod audit;
 mod checkpoint;
 mod damage;
 mod dead_letters;
@@ -49,12 +50,13 @@ mod vector;
 mod waiting;
 
 pub use artifacts::ArtifactRow;
+pub use audit::{Counted, OutcomeCount, RowCounts};
 pub use checkpoint::{Checkpoint, Lease};
 pub use damage::{Damage, DamageKind};
 pub use dead_letters::{DeadLetter, DeadLetterState, NewDeadLetter};
 pub use erasures::{Erasure, ErasureOfStream};
 pub use error::StoreError;
-pub use forget::{Forgetting, Forgotten, Subject};
+pub use forget::{Forgetting, Forgotten, PinnedRecords, Subject};
 pub use handle::Store;
 pub use hits::{Hit, Lineage};
 pub use inventory::TableCount;

@@ -13,6 +13,8 @@ use thalweg::{segment::Reader, store::Subject};
 
 use crate::{
     daemon::{Daemon, SOON, Site, TCP, eventually},
+    objects,
+    postgres::{self, Database},
     producer::{Producer, frame},
 };
 
@@ -49,8 +51,16 @@ fn noise(n: u64) -> u64 {
 
 /// A text of about 2 KB made of a few hundred sentences, as dictionaries like
 /// them, with `more` in each of them.
-fn text(n: u64, more: &str) -> String {
-    (0..48).map(|k| format!("{:016x} {:016x} {more} ", noise(noise(n * 30 + k) % 300), noise(k))).collect()
+pub fn text(n: u64, more: &str) -> String {
+    (0..48)
+        .map(|k| {
+            format!(
+                "{:016x} {:016x} {more} ",
+                noise(noise(n * 50 + k) % 1_200),
+                noise(noise(n * 50 + k) % 1_200 + 5_000)
+            )
+        })
+        .collect()
 }
 
 fn record(n: u64, tenant: &str) -> Vec<u8> {
@@ -94,6 +104,9 @@ fn holding(site: &Site, needles: &[&str]) -> Vec<String> {
         if has(&bytes) {
             found.push(name.clone());
         }
+        if name.ends_with(".msgpack.zst") && has(&zstd::decode_all(&bytes[..]).unwrap()) {
+            found.push(format!("{name}, unpacked"));
+        }
         if name.ends_with(".seg.zst") {
             // An object lies apart from its dictionary.
             let copy = site.log_folder().join("looked-at.seg.zst");
@@ -124,6 +137,7 @@ fn sound(site: &Site) {
     fine(site, &["segments", "verify"]);
     fine(site, &["artifacts", "verify"]);
     fine(site, &["replay"]);
+    fine(site, &["audit"]);
 }
 
 #[tokio::test]
@@ -133,13 +147,16 @@ async fn an_erased_tenant_is_in_no_byte_that_is_left_and_nobody_else_loses_a_rec
     let mut producer = Producer::tcp(daemon.tcp()).await;
     producer.put_all(&records(0..1_700)).await;
     sealed(&site, &daemon, 2).await;
-    let sizes = ["--sizes", "16KiB,64KiB"];
+    let sizes = ["--sizes", "64KiB"];
     let trial = fine(&site, &[&["dictionaries", "train"], &sizes[..]].concat());
     assert_eq!(trial["verdict"], "adopted", "{trial}");
     let dictionary = trial["best"]["digest"].as_str().unwrap().to_owned();
     producer.put_all(&records(1_700..2_600)).await;
     sealed(&site, &daemon, 4).await;
-    // A dead letter, a duplicate, and one that no filter lets pass.
+    daemon.derived(2_600).await;
+    let pack = fine(&site, &["pack"]);
+    assert!(pack["pack"]["meta"]["documents"].as_u64() >= Some(2_000), "{pack}");
+    // A dead letter, and a duplicate of each.
     producer.send(&frame(&json!({"tenant": GONE, "note": WORD}))).await;
     assert_eq!(producer.replies.expect().await.kind, "error");
     producer.put_all(&[record(1, GONE), record(0, STAYS)]).await;
@@ -157,6 +174,7 @@ async fn an_erased_tenant_is_in_no_byte_that_is_left_and_nobody_else_loses_a_rec
     let done = fine(&site, &["erase", "--tenant", GONE]);
     let report = &done[0]["streams"][0]["report"];
     assert_eq!((&report["frames"], &report["records"]), (&json!(651), &json!(650)), "{report}");
+    assert_eq!(report["packs"].as_array().unwrap().len(), 1, "{report}");
     assert_eq!(report["dictionaries"], json!([dictionary]), "{report}");
     assert!(report["objects"].as_array().unwrap().len() >= 5, "{report}");
     assert_eq!(letters(&fine(&site, &["dead-letters", "list"])), dead - 1);
@@ -250,4 +268,92 @@ async fn an_erasure_that_is_killed_again_and_again_ends_as_one_that_was_not() {
     daemon.stop_drained();
     assert_eq!(holding(&site, &[GONE, WORD]), [""; 0]);
     sound(&site);
+}
+
+/// How many keys of Redis begin with `prefix`.
+fn keys(url: &str, prefix: &str) -> usize {
+    let client = redis::Client::open(url).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}*")).query(&mut connection).unwrap();
+    keys.len()
+}
+
+/// Tables of PostgreSQL with a row that holds `needle`.
+async fn tables_holding(database: &Database, needle: &str) -> Vec<String> {
+    let mut connection = database.connect().await;
+    let tables: Vec<String> =
+        sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'thalweg'")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    let mut holding = Vec::new();
+    for table in tables {
+        let ask = format!("SELECT count(*) FROM thalweg.{table} t WHERE position('{needle}' IN t::text) > 0");
+        let rows: i64 =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(ask)).fetch_one(&mut connection).await.unwrap();
+        if rows > 0 {
+            holding.push(table);
+        }
+    }
+    holding
+}
+
+#[tokio::test]
+async fn an_erased_tenant_is_in_no_table_of_postgresql_no_object_of_s3_and_no_key_of_redis() {
+    let (Some(server), Some(s3), Ok(redis)) =
+        (postgres::server(), objects::s3(), std::env::var("THALWEG_TEST_REDIS"))
+    else {
+        eprintln!(
+            "SKIPPED: PostgreSQL, S3 and Redis are not all there, so nothing was tested (scripts/services up)"
+        );
+        return;
+    };
+    let database = Database::new(&server).await;
+    let prefix = format!("erase-{:016x}:", rand::random::<u64>());
+    let site = Site::new(&format!(
+        "{TCP}{SMALL}{}{}[redis]\nurl = {redis:?}\nprefix = {prefix:?}\ntimeout = \"2s\"\n",
+        database.settings(),
+        s3.section(&s3.endpoint)
+    ));
+    let daemon = site.start();
+    let mut producer = Producer::tcp(daemon.tcp()).await;
+    producer.put_all(&records(0..900)).await;
+    sealed(&site, &daemon, 1).await;
+    daemon.derived(900).await;
+    fine(&site, &["pack"]);
+    eventually("vectors are in Redis", async || keys(&redis, &prefix) >= 900).await;
+    let vectors = keys(&redis, &prefix);
+    assert!(tables_holding(&database, WORD).await.contains(&"chunks".to_owned()));
+
+    let done = fine(&site, &["erase", "--tenant", GONE]);
+    let report = &done[0]["streams"][0]["report"];
+    assert_eq!((&report["frames"], &report["records"]), (&json!(225), &json!(225)), "{report}");
+    for needle in [WORD, GONE] {
+        assert_eq!(tables_holding(&database, needle).await, [""; 0], "{needle}");
+    }
+    assert!(
+        keys(&redis, &prefix) <= vectors - 225,
+        "{} of {vectors} vectors are left",
+        keys(&redis, &prefix)
+    );
+    let gone = daemon.search(json!({"tenant": GONE, "query": WORD})).await;
+    let stays = daemon.search(json!({"tenant": STAYS, "query": "megalodon", "limit": 1000})).await;
+    assert!(gone.is_empty() && !stays.is_empty());
+    // Every object that is left, and no other, is registered; none holds it.
+    fine(&site, &["artifacts", "check"]);
+    for artifact in fine(&site, &["artifacts", "list"]).as_array().unwrap() {
+        let (digest, kind) = (artifact["digest"].as_str().unwrap(), artifact["kind"].as_str().unwrap());
+        let copy = site.path("copy.seg.zst");
+        fine(&site, &["artifacts", "fetch", digest, copy.to_str().unwrap()]);
+        let plain = match kind {
+            "segment" | "pack" => zstd::decode_all(&fs::read(&copy).unwrap()[..]).unwrap(),
+            _ => fs::read(&copy).unwrap(),
+        };
+        for needle in [WORD, GONE] {
+            assert!(memchr::memmem::find(&plain, needle.as_bytes()).is_none(), "{needle} is in {artifact}");
+        }
+    }
+    daemon.stop_drained();
+    sound(&site);
+    database.remove().await;
 }

@@ -8,6 +8,7 @@
     reason = "a test that meets the unexpected should fail where it stands"
 )]
 
+mod audit;
 mod backfill;
 mod claims;
 mod cli;
@@ -35,6 +36,7 @@ mod proxy;
 mod redis;
 mod repair;
 mod rerun;
+mod retention;
 mod segments;
 mod sessions;
 mod sources;

@@ -72,7 +72,7 @@ impl HttpConnector for Plain {
 
 impl S3 {
     /// The section of a pipeline file, for a server at `endpoint`.
-    fn section(&self, endpoint: &str) -> String {
+    pub fn section(&self, endpoint: &str) -> String {
         format!(
             "[artifacts]\nurl = \"s3://{}/{}\"\nendpoint = {endpoint:?}\ncredentials_file = {:?}\npart_bytes = \"5MiB\"\n",
             self.bucket, self.prefix, self.credentials

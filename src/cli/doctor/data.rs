@@ -99,7 +99,7 @@ fn of_damage(damage: &[Damage]) -> Vec<Check> {
         })
         .collect();
     let settled: Offsets =
-        damage.iter().filter(|damage| damage.settled_ms.is_some()).map(Damage::offsets).collect();
+        damage.iter().filter(|damage| damage.is_lost_for_good()).map(Damage::offsets).collect();
     if settled.count() > 0 {
         let found = format!("{} offsets are lost for good", count(settled.count()));
         let advice = "`thalweg segments list` names them; producers may have to send these again";

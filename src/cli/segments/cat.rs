@@ -6,13 +6,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use bytes::BytesMut;
 use serde_json::{Map, Value};
 
 use super::segment_at;
 use crate::{
     cli::{FOUND_WRONG, offline},
     config::Pipeline,
-    frame::FrameBatch,
+    frame::{FrameBatch, put_frame},
     log::Segment,
     record::{Id, RecordRef},
 };
@@ -55,10 +56,14 @@ pub(super) fn cat(pipeline: &Pipeline, base: u64, jsonl: bool) -> Result<ExitCod
 }
 
 fn put(out: &mut impl Write, batch: &FrameBatch, jsonl: bool) -> io::Result<()> {
-    if !jsonl {
-        return out.write_all(&batch.bytes);
-    }
-    for (offset, payload) in batch.payloads() {
+    // Emptied frames stand for what was erased.
+    for (offset, payload) in batch.payloads().filter(|(_, payload)| !payload.is_empty()) {
+        if !jsonl {
+            let mut frame = BytesMut::new();
+            put_frame(&mut frame, &payload);
+            out.write_all(&frame)?;
+            continue;
+        }
         let record = RecordRef::parse(&payload)
             .map_err(|fault| io::Error::other(format!("offset {offset} holds no record: {fault}")))?;
         serde_json::to_writer(&mut *out, &json_of(&record))?;

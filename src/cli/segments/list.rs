@@ -14,7 +14,7 @@ use crate::{
     },
     config::Pipeline,
     log::Segment,
-    store::{Damage, SegmentRow},
+    store::{Damage, DamageKind, SegmentRow},
     units::ByteSize,
 };
 
@@ -24,7 +24,8 @@ struct Row {
     end_offset: u64,
     /// Frames; of what is lost or damaged, offsets that cannot be read.
     records: u64,
-    /// `active`, `closed` or `sealed`; `damaged` until it is repaired, `lost`
+    /// `active`, `closed` or `sealed`; `expired` if it was older than segments
+    /// are kept; `damaged` until it is repaired, `lost`
     /// for good.
     state: &'static str,
     /// The file of what is damaged or lost.
@@ -100,7 +101,11 @@ fn lost(damage: &Damage) -> Row {
         base_offset: damage.first_offset,
         end_offset: damage.next_offset,
         records: damage.lost(),
-        state: if damage.settled_ms.is_some() { "lost" } else { "damaged" },
+        state: match (damage.kind, damage.settled_ms) {
+            (DamageKind::Expired, _) => "expired",
+            (_, Some(_)) => "lost",
+            (_, None) => "damaged",
+        },
         file: Some(damage.file.clone()),
         plain_bytes: None,
         file_bytes: 0,

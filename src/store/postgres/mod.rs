@@ -27,6 +27,7 @@ use super::settings::Settings;
 use super::spaces::SpaceRow;
 
 mod artifacts;
+mod audit;
 mod canaries;
 mod checkpoint;
 mod commit;
@@ -47,6 +48,7 @@ mod nodelay;
 mod probe;
 mod progress;
 mod replay;
+mod retention;
 mod schema;
 mod segments;
 mod session;

@@ -17,6 +17,7 @@ use super::frequencies::Frequencies;
 use super::spaces::SpaceRow;
 
 mod artifacts;
+mod audit;
 mod canaries;
 mod checkpoint;
 mod commit;
@@ -34,6 +35,7 @@ mod nearest;
 mod new_rows;
 mod progress;
 mod replay;
+mod retention;
 mod segments;
 mod spaces;
 mod spending;

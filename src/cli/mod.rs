@@ -2,9 +2,11 @@
 //!
 //! Exit codes: 0 done; 1 failed; 2 the arguments or the pipeline file are
 //! wrong; 3 stopped with work left for the next start (`run`), or something
-//! was found that is not as it should be (`verify`, `doctor`, `replay`).
+//! was found that is not as it should be (`verify`, `doctor`, `replay`,
+//! `audit`).
 
 mod artifacts;
+mod audit;
 mod bench;
 mod check;
 mod daemon;
@@ -60,6 +62,7 @@ enum Command {
     Segments(segments::Segments),
     Artifacts(artifacts::Artifacts),
     Pack(pack::Pack),
+    Audit(audit::Audit),
     Dictionaries(dictionaries::Dictionaries),
     DeadLetters(dead_letters::DeadLetters),
     Erase(erase::Erase),
@@ -111,6 +114,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Segments(command) => command.run(),
         Command::Artifacts(command) => command.run(),
         Command::Pack(command) => command.run(),
+        Command::Audit(command) => command.run(),
         Command::Dictionaries(command) => command.run(),
         Command::DeadLetters(command) => command.run(),
         Command::Erase(command) => command.run(),

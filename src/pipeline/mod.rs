@@ -5,9 +5,11 @@
 //! Which embedder serves: [`serving`], and the space that may be next: [`shadow`]; whether it is still the same: [`canary`]; what it
 //! costs: [`spending`]. Whether objects and registry agree: [`inventory`]. Documents of a period as one
 //! artifact: [`pack`]. What is taken away again: [`erase`].
+//! costs: [`spending`]. Whether objects and registry agree: [`inventory`]; counters and rows: [`audit`].
 
 pub mod admit;
 pub mod archive;
+pub mod audit;
 pub mod backfill;
 pub mod canary;
 mod catalog;

@@ -94,6 +94,10 @@ answered_by_each! {
     /// Every checkpoint, as (pipeline, stream, checkpoint) in that order.
     pub async fn checkpoints(&self) -> Result<Vec<(String, String, Checkpoint)>, StoreError>;
 
+    /// Counts what is really stored of `stream`, on one snapshot; none if
+    /// `pipeline` never read it. Reads the keys of everything.
+    pub async fn counted(&self, pipeline: &str, stream: &str) -> Result<Option<Counted>, StoreError>;
+
     /// Adds whatever of `batch` is not stored: records, and vectors in the
     /// batch's space. The checkpoint does not move; an offset that had not
     /// been indexed and now is changes sides in its counters. The batch need

@@ -16,6 +16,7 @@
 
 mod analysed;
 mod artifacts;
+mod audit;
 mod checkpoint;
 mod damage;
 mod dead_letters;
@@ -49,6 +50,7 @@ mod vector;
 mod waiting;
 
 pub use artifacts::ArtifactRow;
+pub use audit::{Counted, OutcomeCount, RowCounts};
 pub use checkpoint::{Checkpoint, Lease};
 pub use damage::{Damage, DamageKind};
 pub use dead_letters::{DeadLetter, DeadLetterState, NewDeadLetter};

@@ -8,6 +8,7 @@
     reason = "a test that meets the unexpected should fail where it stands"
 )]
 
+mod audit;
 mod backfill;
 mod claims;
 mod cli;

@@ -27,6 +27,7 @@ use super::settings::Settings;
 use super::spaces::SpaceRow;
 
 mod artifacts;
+mod audit;
 mod canaries;
 mod checkpoint;
 mod commit;

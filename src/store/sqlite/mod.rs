@@ -17,6 +17,7 @@ use super::frequencies::Frequencies;
 use super::spaces::SpaceRow;
 
 mod artifacts;
+mod audit;
 mod canaries;
 mod checkpoint;
 mod commit;

@@ -158,6 +158,7 @@ async fn replay_adds_only_what_is_missing_and_settles_what_was_deferred(on: Data
     );
     assert!(checkpoint.is_conserved());
     assert!(fixture.store.outcomes("p", "s", 0, 10).await.unwrap().is_empty());
+    assert_eq!(audit::wrong(&fixture.store).await, []);
 
     let stored = fixture.store.stored("s", 0, 10, fixture.space_key).await.unwrap();
     assert_eq!(stored.iter().map(|r| r.offset).collect::<Vec<_>>(), [0, 1, 2]);
@@ -232,4 +233,5 @@ async fn accounts_for(on: Database, batches: &[Vec<Fate>], start: u64) {
     let stored = fixture.store.stored("s", 0, u64::MAX >> 1, fixture.space_key).await.unwrap();
     assert_eq!(stored.len(), records);
     assert_eq!(fixture.store.outcomes("p", "s", 0, u64::MAX >> 1).await.unwrap().len(), outcomes);
+    assert_eq!(audit::wrong(&fixture.store).await, []);
 }

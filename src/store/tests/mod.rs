@@ -23,6 +23,7 @@ macro_rules! conformance {
     };
 }
 
+mod audit;
 mod commit;
 mod forget;
 mod indexes;

@@ -6,11 +6,13 @@
 //! costs: [`spending`]. Whether objects and registry agree: [`inventory`]. Documents of a period as one
 //! artifact: [`pack`]. What is taken away again: [`erase`].
 //! costs: [`spending`]. Whether objects and registry agree: [`inventory`]; counters and rows: [`audit`].
+//! A copy of it all: [`backup`].
 
 pub mod admit;
 pub mod archive;
 pub mod audit;
 pub mod backfill;
+pub mod backup;
 pub mod canary;
 mod catalog;
 pub mod damage;

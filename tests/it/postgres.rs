@@ -31,14 +31,14 @@ const EACH: u64 = 700;
 const SMALL: &str = "[log]\nmax_frame_bytes = \"16KiB\"\nsegment_bytes = \"1100KiB\"\n";
 
 /// A database of one test, dropped with it.
-struct Database {
+pub struct Database {
     server: PgConnectOptions,
     name: String,
-    url: String,
+    pub url: String,
 }
 
 impl Database {
-    async fn new(server: &str) -> Self {
+    pub async fn new(server: &str) -> Self {
         let server = PgConnectOptions::from_str(server).unwrap();
         let name = format!("thalweg_it_{:016x}", rand::random::<u64>());
         let mut connection = server.connect().await.unwrap();
@@ -48,11 +48,11 @@ impl Database {
         Self { server, name, url }
     }
 
-    fn settings(&self) -> String {
+    pub fn settings(&self) -> String {
         format!("[store]\nurl = {:?}\n", self.url)
     }
 
-    async fn connect(&self) -> PgConnection {
+    pub async fn connect(&self) -> PgConnection {
         self.server.clone().database(&self.name).connect().await.unwrap()
     }
 
@@ -90,14 +90,14 @@ impl Database {
         assert_eq!(rows, vectors, "every chunk has its vector");
     }
 
-    async fn remove(self) {
+    pub async fn remove(self) {
         let mut connection = self.server.connect().await.unwrap();
         connection.execute(AssertSqlSafe(format!("DROP DATABASE {} WITH (FORCE)", self.name))).await.unwrap();
     }
 }
 
 /// The shared server; none, said loudly, where there is none.
-fn server() -> Option<String> {
+pub fn server() -> Option<String> {
     let url = std::env::var("THALWEG_TEST_POSTGRES").ok().filter(|url| !url.is_empty());
     if url.is_none() {
         eprintln!("SKIPPED: there is no PostgreSQL server, so nothing was tested (scripts/services up)");

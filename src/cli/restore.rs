@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{
     FOUND_WRONG, Output, PipelineFile,
     backup::PostgresPrograms,
+    offline,
     output::{count, facts, short, table, time},
 };
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     config::Pipeline,
     daemon::{open_artifacts, open_store},
     pipeline::backup::{Compared, Manifest, compare},
-    store::{Engine, Store, TableDigest, probe},
+    store::{Damage, DamageKind, Engine, Store, TableDigest, probe},
 };
 
 /// Put a backup where no store is, and prove it: every table is counted and
@@ -88,6 +89,7 @@ impl Restore {
             let store = open_store(pipeline).await?;
             let artifacts = open_artifacts(pipeline, &store)?;
             objects = manifest.put_objects(&self.from, &artifacts, clock::system_ms()).await?;
+            remember_what_was_in_flight(&manifest, pipeline, &store).await?;
             store.close().await;
         }
         let Manifest { pipeline, stream, created_ms, engine, next_offset, .. } = manifest;
@@ -136,6 +138,29 @@ async fn fits(manifest: &Manifest, pipeline: &Pipeline) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Where the log is gone, the offsets that were given when the backup was made
+/// and had no rows yet are gone with it. Known as missing, they are given to
+/// nobody else; `segments repair` may still find them in the object store.
+async fn remember_what_was_in_flight(manifest: &Manifest, pipeline: &Pipeline, store: &Store) -> Result<()> {
+    let first_offset = manifest.next_offset;
+    let Some(next_offset) = manifest.log.as_ref().map(|log| log.end).filter(|end| *end > first_offset) else {
+        return Ok(());
+    };
+    if offline::log_folder(pipeline).path().is_dir() {
+        return Ok(());
+    }
+    let missing = Damage {
+        file: format!("{first_offset:020}.log"),
+        kind: DamageKind::Missing,
+        first_offset,
+        next_offset,
+        detail: "in the log when the backup was made that was restored".into(),
+        found_ms: clock::system_ms(),
+        settled_ms: None,
+    };
+    Ok(store.put_damage(&pipeline.stream, &[missing]).await?)
 }
 
 fn text(restored: &Restored) -> String {

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use crate::{
     cli::{fails, json_of, pipeline, thalweg},
     daemon::{Daemon, Site, TCP},
     damage::{lost, thirty_records},
-    postgres::{Database, server},
+    postgres::{Database, OwnServer, server},
     producer::Producer,
 };
 
@@ -73,12 +74,13 @@ async fn a_copy_made_under_load_is_restored_proved_and_answers_the_same() {
     let site = Site::new(TCP);
     let daemon = site.start();
     let (early, late) = (site.path("backups/early"), site.path("backups/late"));
-    let mut reached = 0;
+    let (mut reached, mut given) = (0, 0);
     load(&daemon, || {
         let manifest = backup(&site, &early, &[]);
         reached = manifest["next_offset"].as_u64().unwrap();
         assert_eq!(rows(&manifest, "records"), reached);
-        assert!(manifest["log"]["end"].as_u64().unwrap() >= reached, "{manifest}");
+        given = manifest["log"]["end"].as_u64().unwrap();
+        assert!(given >= reached, "{manifest}");
     })
     .await;
     let before = answers(&daemon).await;
@@ -87,6 +89,12 @@ async fn a_copy_made_under_load_is_restored_proved_and_answers_the_same() {
 
     let then = Site::new(TCP);
     assert_eq!(restore(&then, &early, &[])["next_offset"], reached);
+    audited(&then);
+    let daemon = then.start();
+    let offset = Producer::tcp(daemon.tcp()).await.put(&json!({"text": "after the restore"})).await;
+    assert_eq!(offset, given, "what was in flight is lost, and its offsets are not given again");
+    assert_eq!(daemon.derived(given + 1).await["derived"]["lost"], given - reached);
+    daemon.stop_drained();
     audited(&then);
 
     let now = Site::new(TCP);
@@ -126,6 +134,36 @@ async fn sealed_segments_come_back_out_of_the_backup() {
     audited(&new);
     let frames = |site: &Site| thalweg(&["segments", "cat", "10", "-p", &pipeline(site)]).stdout;
     assert!(!frames(&new).is_empty() && frames(&new) == frames(&site));
+}
+
+#[tokio::test]
+async fn segments_sealed_after_the_backup_come_back_out_of_the_object_store() {
+    let site = thirty_records().await;
+    let to = site.path("backup");
+    backup(&site, &to, &[]);
+    let daemon = site.start();
+    let mut producer = Producer::tcp(daemon.tcp()).await;
+    for n in 30..36 {
+        assert_eq!(producer.put(&json!({"text": format!("record{n} of the survey")})).await, n);
+    }
+    daemon.derived(36).await;
+    drop(producer);
+    daemon.stop_drained();
+    json_of(0, &["segments", "seal", "-p", &pipeline(&site)]);
+
+    // The machine is gone: what is left is the backup and the object store.
+    let new = Site::new(TCP);
+    fs::create_dir_all(new.path("data")).unwrap();
+    let copied = Command::new("cp").arg("-a").args([site.artifacts(), new.path("data")]).status().unwrap();
+    assert!(copied.success());
+    assert_eq!(restore(&new, &to, &[])["next_offset"], 30);
+    let repaired = json_of(0, &["segments", "repair", "-p", &pipeline(&new)]);
+    assert_eq!(repaired["restored"].as_array().unwrap().len(), 3, "{repaired}");
+    let daemon = new.start();
+    daemon.derived(36).await;
+    assert_eq!(daemon.find("record33").await.first(), Some(&33));
+    daemon.stop_drained();
+    audited(&new);
 }
 
 /// Every file below a folder.
@@ -193,10 +231,12 @@ fn pg_bin() -> Option<String> {
     bin
 }
 
+/// To another server, which has never heard of the role that searches run as.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_comes_back_with_its_answers_and_its_walls() {
     let (Some(server), Some(bin)) = (server(), pg_bin()) else { return };
-    let (old, new) = (Database::new(&server).await, Database::new(&server).await);
+    let another = tokio::task::block_in_place(|| OwnServer::start("it-restore"));
+    let (old, new) = (Database::new(&server).await, Database::new(&another.url).await);
     let site = Site::new(&format!("{TCP}{}", old.settings()));
     let daemon = site.start();
     let programs = ["--pg-bin", &bin];

@@ -4,9 +4,8 @@
 //! [`damage`], [`repair`]. Records that the embedder does not take for now: `defer`, [`backfill`].
 //! Which embedder serves: [`serving`], and the space that may be next: [`shadow`]; whether it is still the same: [`canary`]; what it
 //! costs: [`spending`]. Whether objects and registry agree: [`inventory`]. Documents of a period as one
-//! artifact: [`pack`]. What is taken away again: [`erase`].
-//! costs: [`spending`]. Whether objects and registry agree: [`inventory`]; counters and rows: [`audit`].
-//! A copy of it all: [`backup`].
+//! artifact: [`pack`]. What is taken away again: [`erase`]. Whether counters and rows agree: [`audit`]. A
+//! copy of the store: [`backup`].
 
 pub mod admit;
 pub mod archive;

@@ -124,6 +124,7 @@ fn sound(site: &Site) {
     fine(site, &["segments", "verify"]);
     fine(site, &["artifacts", "verify"]);
     fine(site, &["replay"]);
+    fine(site, &["audit"]);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 use super::*;
 
 fn records(texts: std::ops::Range<u64>) -> Vec<RecordRow> {
-    let vector = |n: u64| (n % 3 > 0).then(|| vec![1.0, n as f32, 0.5, 0.1]);
+    let vector = |n: u64| (!n.is_multiple_of(3)).then(|| vec![1.0, n as f32, 0.5, 0.1]);
     texts
         .map(|n| record(n, ["a", "b"][n as usize % 2], &format!("river {n} delta {}", n % 7), vector(n)))
         .collect()

@@ -66,6 +66,73 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// A folder that is there whole, or not at all. Dropped before
+/// [`Self::publish`], it is removed.
+#[derive(Debug)]
+pub struct NewDirectory {
+    path: PathBuf,
+    partial: PathBuf,
+}
+
+impl NewDirectory {
+    /// Begins the folder `path` under the name `path.partial`.
+    ///
+    /// # Errors
+    /// If one of the two names is taken, or the system refuses.
+    pub fn begin(path: &Path) -> io::Result<Self> {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        if path.symlink_metadata().is_ok() {
+            let message = format!("{} is there already; name a folder that is not", path.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+        }
+        fs::create_dir_all(directory_of(path))?;
+        fs::create_dir(&partial).map_err(|error| {
+            let left = match error.kind() {
+                io::ErrorKind::AlreadyExists => "; if nothing writes it now, a crash left it: remove it",
+                _ => "",
+            };
+            io::Error::new(error.kind(), format!("{}: {error}{left}", partial.display()))
+        })?;
+        Ok(Self { path: path.to_owned(), partial })
+    }
+
+    /// Where to write until then.
+    pub fn partial(&self) -> &Path {
+        &self.partial
+    }
+
+    /// Makes everything in it durable, then gives the folder its name.
+    ///
+    /// # Errors
+    /// What the file system answered; unless it was the last step, nothing is
+    /// there then.
+    pub fn publish(self) -> io::Result<()> {
+        sync_tree(&self.partial)?;
+        fs::rename(&self.partial, &self.path)?;
+        sync_dir(directory_of(&self.path))
+    }
+}
+
+impl Drop for NewDirectory {
+    fn drop(&mut self) {
+        // Once published there is nothing under this name.
+        let _ = fs::remove_dir_all(&self.partial);
+    }
+}
+
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => sync_tree(&entry.path())?,
+            false => File::open(entry.path())?.sync_all()?,
+        }
+    }
+    sync_dir(dir)
+}
+
 /// Removes the temporaries that a crash left in `dir` and returns their paths.
 ///
 /// Call it before anything is published into `dir`: it cannot tell a leftover
@@ -221,6 +288,24 @@ mod tests {
         }
         let swept = sweep_temporaries_of(dir.path(), |name| name == "a.seg.zst").unwrap();
         assert_eq!(swept, [dir.path().join("a.seg.zst.7-0.tmp")]);
+    }
+
+    #[test]
+    fn a_folder_is_there_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("backup");
+        let new = NewDirectory::begin(&path).unwrap();
+        fs::create_dir(new.partial().join("inner")).unwrap();
+        fs::write(new.partial().join("inner/file"), b"bytes").unwrap();
+        assert_eq!(names(dir.path()), ["backup.partial"]);
+        assert!(NewDirectory::begin(&path).unwrap_err().to_string().contains("remove it"));
+        drop(new);
+        assert_eq!(names(dir.path()), [""; 0]);
+        let new = NewDirectory::begin(&path).unwrap();
+        fs::write(new.partial().join("file"), b"bytes").unwrap();
+        new.publish().unwrap();
+        assert_eq!((names(dir.path()), names(&path)), (vec!["backup".to_owned()], vec!["file".to_owned()]));
+        assert!(NewDirectory::begin(&path).unwrap_err().to_string().contains("is there already"));
     }
 
     #[test]

@@ -331,25 +331,8 @@ AS $$
 $$;
 REVOKE ALL ON FUNCTION thalweg.postings, thalweg.document_counts FROM PUBLIC;
 
--- The role that searches run as sees one tenant, and writes nothing.
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'thalweg_reader') THEN
-        CREATE ROLE thalweg_reader NOLOGIN;
-    END IF;
-EXCEPTION WHEN duplicate_object OR unique_violation THEN
-    NULL; -- another database's migration was quicker; roles belong to the server
-END $$;
--- From version 16 on, who made a role may grant it but not yet take it on.
-DO $$
-BEGIN
-    IF NOT pg_has_role(current_user, 'thalweg_reader',
-                       CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
-    THEN
-        GRANT thalweg_reader TO CURRENT_USER;
-    END IF;
-END $$;
-
+-- The role that searches run as sees one tenant, and writes nothing. It belongs
+-- to the server, not to the database: src/store/postgres/reader.sql makes it.
 GRANT USAGE ON SCHEMA thalweg TO thalweg_reader;
 GRANT EXECUTE ON FUNCTION thalweg.postings, thalweg.document_counts TO thalweg_reader;
 GRANT SELECT ON thalweg.records, thalweg.chunks, thalweg.tenants, thalweg.partitions, thalweg.batches,

@@ -20,8 +20,8 @@ use crate::{
 ///
 /// Works beside a running daemon and without one. All that is counted in the
 /// store is of one moment; objects are compared by `thalweg artifacts check`,
-/// files by `thalweg segments verify`. Reads the keys of everything: about a
-/// second for each million rows.
+/// files by `thalweg segments verify`. Reads the keys of everything: a few
+/// seconds for each million rows.
 ///
 /// Exit codes: 0 everything adds up; 1 failed; 2 the pipeline file is wrong; 3
 /// something does not add up.

@@ -3,10 +3,11 @@
 //! Exit codes: 0 done; 1 failed; 2 the arguments or the pipeline file are
 //! wrong; 3 stopped with work left for the next start (`run`), or something
 //! was found that is not as it should be (`verify`, `doctor`, `replay`,
-//! `audit`).
+//! `audit`, `restore`).
 
 mod artifacts;
 mod audit;
+mod backup;
 mod bench;
 mod check;
 mod daemon;
@@ -21,6 +22,7 @@ mod offline;
 mod output;
 mod pack;
 mod replay;
+mod restore;
 mod retention;
 mod run;
 mod search;
@@ -65,6 +67,8 @@ enum Command {
     Artifacts(artifacts::Artifacts),
     Pack(pack::Pack),
     Audit(audit::Audit),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
     Dictionaries(dictionaries::Dictionaries),
     DeadLetters(dead_letters::DeadLetters),
     Erase(erase::Erase),
@@ -118,6 +122,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Artifacts(command) => command.run(),
         Command::Pack(command) => command.run(),
         Command::Audit(command) => command.run(),
+        Command::Backup(command) => command.run(),
+        Command::Restore(command) => command.run(),
         Command::Dictionaries(command) => command.run(),
         Command::DeadLetters(command) => command.run(),
         Command::Erase(command) => command.run(),

@@ -1,5 +1,7 @@
 //! A pipeline's data without its daemon, or beside it.
 
+use std::ops::Range;
+
 use anyhow::{Result, bail};
 
 use crate::{
@@ -58,6 +60,13 @@ pub async fn damage(
 /// Folder of the stream of `pipeline`.
 pub fn log_folder(pipeline: &Pipeline) -> Directory {
     Directory::of_stream(&log_root(pipeline), &pipeline.stream)
+}
+
+/// The offsets that the log of `pipeline` has; none if it is not here or
+/// cannot be opened.
+pub fn log_range(pipeline: &Pipeline) -> Option<Range<u64>> {
+    let (log, _) = log(pipeline).ok()?;
+    Some(log.start_offset()..log.end_offset())
 }
 
 /// The log of `pipeline` as it stands on disk.

@@ -4,12 +4,14 @@
 //! [`damage`], [`repair`]. Records that the embedder does not take for now: `defer`, [`backfill`].
 //! Which embedder serves: [`serving`], and the space that may be next: [`shadow`]; whether it is still the same: [`canary`]; what it
 //! costs: [`spending`]. Whether objects and registry agree: [`inventory`]; counters and rows: [`audit`].
-//! Documents of a period as one artifact: [`pack`]. What is taken away again: [`erase`], [`retention`].
+//! Documents of a period as one artifact: [`pack`]. What is taken away again: [`erase`], [`retention`]. A
+//! copy of the store: [`backup`].
 
 pub mod admit;
 pub mod archive;
 pub mod audit;
 pub mod backfill;
+pub mod backup;
 pub mod canary;
 mod catalog;
 pub mod damage;

@@ -130,6 +130,28 @@ pub enum StoreError {
         /// What to change.
         reason: &'static str,
     },
+    /// There is something where a backup was to be restored.
+    #[error("{place}; a backup is restored only where nothing is: move it away, or name another place")]
+    Occupied {
+        /// What is there.
+        place: String,
+    },
+    /// A program of the database's own failed.
+    #[error("{program}: {reason}")]
+    Tool {
+        /// Its name.
+        program: &'static str,
+        /// What it said, or why it was not run.
+        reason: String,
+    },
+    /// A file of the store cannot be written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A stored value cannot be read back.
     #[error("the store holds a {what} that cannot be read: {reason}; run `thalweg audit`")]
     Damaged {

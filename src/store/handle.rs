@@ -54,6 +54,63 @@ impl Store {
     }
 }
 
+/// Copies.
+impl Store {
+    /// Which database it is.
+    pub fn engine(&self) -> Engine {
+        match self.database {
+            Database::Sqlite(_) => Engine::Sqlite,
+            Database::Postgres(_) => Engine::Postgres,
+        }
+    }
+
+    /// Copies everything, as it is at one moment, to the new file `to`, and
+    /// says what that is. Nobody is kept from writing. `bin` is the folder of
+    /// `pg_dump` if `PATH` is not to be asked; `reader`, pipeline and stream,
+    /// is whose checkpoint is told.
+    pub async fn copy_to(
+        &self,
+        to: &Path,
+        bin: Option<&Path>,
+        reader: (&str, &str),
+    ) -> Result<Copied, StoreError> {
+        match &self.database {
+            Database::Sqlite(store) => store.copy_to(to, reader).await,
+            Database::Postgres(store) => store.dump_to(to, bin, reader).await,
+        }
+    }
+
+    /// Puts the copy `from` where [`Self::open_with`] would look for it, and
+    /// returns the content that is there then. Nothing is opened, so nothing
+    /// is migrated.
+    ///
+    /// # Errors
+    /// [`StoreError::Occupied`] if a store is there already.
+    pub async fn restore(
+        from: &Path,
+        bin: Option<&Path>,
+        (path, settings): (&Path, &Settings),
+    ) -> Result<Vec<TableDigest>, StoreError> {
+        match &settings.url {
+            Some(url) => PostgresStore::restore(from, bin, url.reveal(), settings).await,
+            None => SqliteStore::restore(from, path).await,
+        }
+    }
+
+    /// The content of a copy as it lies there. Of PostgreSQL's, none: it is
+    /// told only whether the copy can be read.
+    pub async fn content_of_copy(
+        from: &Path,
+        bin: Option<&Path>,
+        engine: Engine,
+    ) -> Result<Option<Vec<TableDigest>>, StoreError> {
+        match engine {
+            Engine::Sqlite => SqliteStore::content_of(from).await.map(Some),
+            Engine::Postgres => PostgresStore::check_dump(from, bin).await.map(|()| None),
+        }
+    }
+}
+
 macro_rules! answered_by_each {
     ($($(#[$meta:meta])* pub async fn $name:ident(&self $(, $arg:ident: $of:ty)* $(,)?) -> $answer:ty;)*) => {
         impl Store {

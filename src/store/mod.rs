@@ -17,6 +17,7 @@
 mod analysed;
 mod artifacts;
 mod audit;
+mod backup;
 mod checkpoint;
 mod damage;
 mod dead_letters;
@@ -51,6 +52,7 @@ mod waiting;
 
 pub use artifacts::ArtifactRow;
 pub use audit::{Counted, OutcomeCount, RowCounts};
+pub use backup::{Copied, Engine, TableDigest};
 pub use checkpoint::{Checkpoint, Lease};
 pub use damage::{Damage, DamageKind};
 pub use dead_letters::{DeadLetter, DeadLetterState, NewDeadLetter};

@@ -10,6 +10,7 @@
 
 mod audit;
 mod backfill;
+mod backup;
 mod claims;
 mod cli;
 mod crash;

@@ -34,7 +34,7 @@ const SMALL: &str = "[log]\nmax_frame_bytes = \"16KiB\"\nsegment_bytes = \"1100K
 pub struct Database {
     server: PgConnectOptions,
     name: String,
-    url: String,
+    pub url: String,
 }
 
 impl Database {
@@ -106,13 +106,13 @@ pub fn server() -> Option<String> {
 }
 
 /// A server of one test's own, which may be killed.
-struct OwnServer {
+pub struct OwnServer {
     name: &'static str,
-    url: String,
+    pub url: String,
 }
 
 impl OwnServer {
-    fn start(name: &'static str) -> Self {
+    pub fn start(name: &'static str) -> Self {
         services(name, &["up", "postgres"]);
         let env = std::fs::read_to_string(root().join("target/services").join(name).join("env")).unwrap();
         let url = env.lines().find_map(|line| line.strip_prefix("THALWEG_TEST_POSTGRES=")).unwrap();

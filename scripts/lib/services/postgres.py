@@ -125,6 +125,10 @@ class Postgres(Component):
 class PostgresWithVector(Postgres):
     """The server that tests use unless they say otherwise."""
 
+    def variables(self):
+        # pg_dump and pg_restore of the server's own version.
+        return {**super().variables(), "THALWEG_TEST_PG_BIN": str(packages.postgres_folder())}
+
     def version(self):
         version = super().version()
         if version is None:

@@ -28,12 +28,14 @@ use super::spaces::SpaceRow;
 
 mod artifacts;
 mod audit;
+mod backup;
 mod canaries;
 mod checkpoint;
 mod commit;
 mod copy;
 mod damage;
 mod dead_letters;
+mod digest;
 mod erasures;
 mod forget;
 mod index_plan;
@@ -58,6 +60,7 @@ mod stored;
 mod streams;
 mod text;
 mod texts;
+mod tools;
 mod vectors;
 mod waiting;
 
@@ -92,33 +95,11 @@ impl PostgresStore {
     /// Connects to the database at `url` and brings its schema to this
     /// version's.
     pub async fn connect(url: &str, settings: &Settings) -> Result<Self, StoreError> {
-        let (options, database) = options(url)?;
+        let (pool, database) = connect(url, settings).await?;
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Connect {
             database: database.clone(),
             source,
         };
-        let options = options
-            .application_name("thalweg")
-            // Statements that a pooler's server does not know must not be kept.
-            .statement_cache_capacity(if settings.prepared_statements { 200 } else { 0 });
-        let port = options.get_port();
-        let pool = PgPoolOptions::new()
-            // A call that is dropped, or fails, while its transaction begins
-            // leaves it behind unnoticed by the driver: role, tenant and all.
-            // One that still stands is ended here; one that has failed makes
-            // this fail, and the connection is closed.
-            .after_release(|connection, _| {
-                Box::pin(async move { connection.execute("BEGIN; ROLLBACK").await.map(|_| true) })
-            })
-            .after_connect(move |_, _| {
-                nodelay::set(port);
-                Box::pin(async { Ok(()) })
-            })
-            .max_connections(settings.connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
-            .await
-            .map_err(|e| failed(e.into()))?;
         schema::migrate(&pool).await.map_err(|e| failed(e.into()))?;
         let element = Element::available(&pool, settings.vectors).await?;
         if element == Element::Jsonb {
@@ -226,6 +207,39 @@ impl PostgresStore {
     fn forget_tenant(&self, name: &str) {
         self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
+}
+
+/// The connections to the database at `url`, and its name as people may see
+/// it.
+async fn connect(url: &str, settings: &Settings) -> Result<(PgPool, String), StoreError> {
+    let (options, database) = options(url)?;
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Connect {
+        database: database.clone(),
+        source,
+    };
+    let options = options
+        .application_name("thalweg")
+        // Statements that a pooler's server does not know must not be kept.
+        .statement_cache_capacity(if settings.prepared_statements { 200 } else { 0 });
+    let port = options.get_port();
+    let pool = PgPoolOptions::new()
+        // A call that is dropped, or fails, while its transaction begins
+        // leaves it behind unnoticed by the driver: role, tenant and all.
+        // One that still stands is ended here; one that has failed makes
+        // this fail, and the connection is closed.
+        .after_release(|connection, _| {
+            Box::pin(async move { connection.execute("BEGIN; ROLLBACK").await.map(|_| true) })
+        })
+        .after_connect(move |_, _| {
+            nodelay::set(port);
+            Box::pin(async { Ok(()) })
+        })
+        .max_connections(settings.connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options)
+        .await
+        .map_err(|e| failed(e.into()))?;
+    Ok((pool, database))
 }
 
 /// What a URL says, and the database's name as people may see it.

@@ -11,6 +11,9 @@ use super::{LOCKS, MIGRATING};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
+/// Makes the role that searches run as, and the right to take it on.
+const READER: &str = include_str!("reader.sql");
+
 /// Why the schema cannot be brought to this version's.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SchemaError {
@@ -43,6 +46,13 @@ pub(super) enum SchemaError {
     },
 }
 
+/// Makes what the schema needs and no dump of it has.
+pub(super) async fn make_reader(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    transaction.execute(READER).await?;
+    transaction.commit().await
+}
+
 /// Brings the schema to this version's: one process at a time, all or nothing.
 pub(super) async fn migrate(pool: &PgPool) -> Result<(), SchemaError> {
     let failed = |version| move |source| SchemaError::Migration { version, source };
@@ -51,6 +61,7 @@ pub(super) async fn migrate(pool: &PgPool) -> Result<(), SchemaError> {
          SET LOCAL client_min_messages = warning;"
     );
     let mut transaction = pool.begin_with(AssertSqlSafe(begin)).await.map_err(failed(0))?;
+    transaction.execute(READER).await.map_err(failed(0))?;
     let is_there: bool = sqlx::query_scalar("SELECT to_regclass('thalweg.migrations') IS NOT NULL")
         .persistent(false)
         .fetch_one(&mut *transaction)

@@ -18,6 +18,7 @@ use super::spaces::SpaceRow;
 
 mod artifacts;
 mod audit;
+mod backup;
 mod canaries;
 mod checkpoint;
 mod commit;

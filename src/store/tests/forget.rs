@@ -90,6 +90,8 @@ async fn what_is_forgotten_is_in_no_table_and_counted_as_rejected(on: Database) 
         outcomes.iter().map(|o| (o.offset, o.kind, o.reason.as_str(), o.detail.as_str())).collect();
     assert_eq!(noted, [0, 2, 4, 6, 8].map(|offset| (offset, OutcomeKind::Rejected, "erased", "")));
 
+    assert_eq!(audit::wrong(store).await, []);
+
     // The same again does nothing, and nobody else was touched.
     let again = store.forget("s", &[0, 2, 4, 6, 8, 12], Forgetting::Erased).await.unwrap();
     assert_eq!((again, counts(store).await), (Forgotten::default(), wanted));

@@ -24,6 +24,7 @@ macro_rules! conformance {
 }
 
 mod audit;
+mod backup;
 mod commit;
 mod forget;
 mod indexes;

@@ -117,6 +117,9 @@ pub struct Answer {
     pub mode: Mode,
     /// How the vectors of each tier were compared.
     pub scans: Vec<TierScan>,
+    /// The space that was live as this was read; none if none was, or if the
+    /// tenant has nothing here.
+    pub live_space: Option<i64>,
 }
 
 /// How the vectors of one tier were compared.
@@ -184,7 +187,23 @@ pub(super) struct Partition {
     pub generation: i64,
 }
 
+/// A partition, with what is read beside it.
+#[derive(sqlx::FromRow)]
+pub(super) struct PartitionRow {
+    #[sqlx(flatten)]
+    partition: Partition,
+    live_space: Option<i64>,
+}
+
 impl Query {
+    /// Those of a tenant's partitions that the query asks for, and the live
+    /// space.
+    pub(super) fn of_partitions(&self, rows: Vec<PartitionRow>) -> (Vec<Partition>, Option<i64>) {
+        let live_space = rows.first().and_then(|row| row.live_space);
+        let partitions = rows.into_iter().map(|row| row.partition);
+        (partitions.filter(|partition| self.asks_for(partition.tier)).collect(), live_space)
+    }
+
     pub(super) fn check(&self) -> Result<(), StoreError> {
         let reason = if self.tenant.is_empty() {
             "it names no tenant"
@@ -291,7 +310,7 @@ pub(super) struct Scope<'a> {
 
 impl Query {
     /// Whether the query asks for a tier.
-    pub(super) fn asks_for(&self, tier: i64) -> bool {
+    fn asks_for(&self, tier: i64) -> bool {
         self.tiers.is_empty() || self.tiers.iter().any(|asked| tier_code(*asked) == tier)
     }
 

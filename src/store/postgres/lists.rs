@@ -9,7 +9,7 @@ use super::vectors::{VectorTable, small};
 use super::{PostgresStore, Session};
 use crate::store::error::{Doing, StoreError};
 use crate::store::hits::HitRow;
-use crate::store::search::{self, Answer, Filter, Lists, Near, Partition, Query, Scan, Scope};
+use crate::store::search::{self, Answer, Filter, Lists, Near, Partition, PartitionRow, Query, Scan, Scope};
 use crate::store::settings::VectorIndex;
 
 impl PostgresStore {
@@ -33,7 +33,7 @@ impl PostgresStore {
             None => String::new(),
         };
         let mut session = self.read_as_tenant(tenant_key, &settings).await?;
-        let partitions = session.partitions(tenant_key, query).await?;
+        let (partitions, live_space) = query.of_partitions(session.partitions(tenant_key).await?);
         let scope = Scope { tenant_key, partitions, vector, frequencies: self.frequencies() };
         let lists = OfTenant {
             session: Mutex::new(session),
@@ -41,7 +41,8 @@ impl PostgresStore {
             table: space.as_ref().map(|(_, table)| *table),
             index,
         };
-        search::search(&lists, query, &scope).await
+        let answer = search::search(&lists, query, &scope).await?;
+        Ok(Answer { live_space, ..answer })
     }
 
     /// The tenant's key; none if the store has nothing of this tenant.
@@ -64,19 +65,17 @@ impl PostgresStore {
 }
 
 impl Session {
-    /// The tenant's partitions that the query asks for.
-    async fn partitions(&mut self, tenant_key: i64, query: &Query) -> Result<Vec<Partition>, StoreError> {
-        let mut partitions: Vec<Partition> = self
-            .query(
-                "SELECT tier::bigint, chunks, terms, generation FROM thalweg.partitions
-                 WHERE tenant_key = $1 ORDER BY tier",
-            )
-            .bind(tenant_key)
-            .all(self)
-            .await
-            .doing("looking up a tenant")?;
-        partitions.retain(|partition| query.asks_for(partition.tier));
-        Ok(partitions)
+    /// The tenant's partitions.
+    async fn partitions(&mut self, tenant_key: i64) -> Result<Vec<PartitionRow>, StoreError> {
+        self.query(
+            "SELECT tier::bigint, chunks, terms, generation,
+                    (SELECT space_key FROM thalweg.spaces WHERE state = 'live') AS live_space
+             FROM thalweg.partitions WHERE tenant_key = $1 ORDER BY tier",
+        )
+        .bind(tenant_key)
+        .all(self)
+        .await
+        .doing("looking up a tenant")
     }
 }
 

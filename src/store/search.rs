@@ -237,6 +237,9 @@ impl Query {
 /// A chunk with its cosine similarity to the query.
 pub(super) type Near = (i64, f32);
 
+/// Similarities of some chunks and texts of others.
+pub(super) type Completed = (Vec<Near>, Vec<(i64, String)>);
+
 /// What a database answers during one search, of one tenant.
 pub(super) trait Lists: Sync {
     /// The `depth` chunks of a partition nearest to `query`, of length 1, that
@@ -249,14 +252,15 @@ pub(super) trait Lists: Sync {
         depth: usize,
     ) -> impl Future<Output = Result<(Vec<Near>, Scan), StoreError>> + Send;
 
-    /// The similarity of chunks that were found otherwise; those without a
-    /// vector are left out.
-    fn similarities(
+    /// What two lists lack of each other: the similarities of `unseen`, where
+    /// those without a vector are left out, and the texts of `unread`.
+    fn complete(
         &self,
         tier: i64,
         query: &[f32],
-        chunk_keys: &[i64],
-    ) -> impl Future<Output = Result<Vec<Near>, StoreError>> + Send;
+        unseen: &[i64],
+        unread: &[i64],
+    ) -> impl Future<Output = Result<Completed, StoreError>> + Send;
 
     /// Which chunks hold each of `terms`, the newest `most` of each.
     fn postings(
@@ -436,15 +440,12 @@ impl<L: Lists> Search<'_, L> {
         let lacking = |side: fn(&Scores) -> Option<f32>| -> Vec<i64> {
             scores.iter().filter(|(_, both)| side(both).is_none()).map(|(key, _)| *key).collect()
         };
-        let (no_vector, no_keyword) = (lacking(|both| both.vector), lacking(|both| both.keyword));
-        let similarities = async {
-            match no_vector.as_slice() {
-                [] => Ok(Vec::new()),
-                keys => self.lists.similarities(tier, vector, keys).await,
-            }
-        };
-        let (similarities, matched) =
-            futures::try_join!(similarities, matches.scores(self.lists, &no_keyword))?;
+        let (unseen, unread) = (lacking(|both| both.vector), lacking(|both| both.keyword));
+        if unseen.is_empty() && unread.is_empty() {
+            return Ok(());
+        }
+        let (similarities, texts) = self.lists.complete(tier, vector, &unseen, &unread).await?;
+        let matched = matches.score(texts).await;
         for (key, score) in similarities {
             scores.entry(key).or_default().vector = Some(score);
         }

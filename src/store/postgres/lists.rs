@@ -9,7 +9,9 @@ use super::vectors::{VectorTable, small};
 use super::{PostgresStore, Session};
 use crate::store::error::{Doing, StoreError};
 use crate::store::hits::HitRow;
-use crate::store::search::{self, Answer, Filter, Lists, Near, Partition, PartitionRow, Query, Scan, Scope};
+use crate::store::search::{
+    self, Answer, Completed, Filter, Lists, Near, Partition, PartitionRow, Query, Scan, Scope,
+};
 use crate::store::settings::VectorIndex;
 
 impl PostgresStore {
@@ -103,15 +105,16 @@ impl Lists for OfTenant {
         }
     }
 
-    async fn similarities(
+    async fn complete(
         &self,
         tier: i64,
         query: &[f32],
-        chunk_keys: &[i64],
-    ) -> Result<Vec<Near>, StoreError> {
+        unseen: &[i64],
+        unread: &[i64],
+    ) -> Result<Completed, StoreError> {
         match self.table {
-            Some(table) => self.similarities_in(&table, tier, query, chunk_keys).await,
-            None => Ok(Vec::new()),
+            Some(table) => self.complete_in(&table, tier, query, unseen, unread).await,
+            None => Ok((Vec::new(), self.texts(unread).await?)),
         }
     }
 

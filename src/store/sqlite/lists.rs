@@ -8,7 +8,9 @@ use super::nearest::Nearest;
 use crate::store::error::{Doing, StoreError};
 use crate::store::hits::HitRow;
 use crate::store::keywords;
-use crate::store::search::{self, Answer, Filter, Lists, Near, Partition, PartitionRow, Query, Scan, Scope};
+use crate::store::search::{
+    self, Answer, Completed, Filter, Lists, Near, Partition, PartitionRow, Query, Scan, Scope,
+};
 use crate::store::vector::vector_bytes;
 
 impl SqliteStore {
@@ -65,19 +67,7 @@ struct OfTenant<'a> {
     space_key: i64,
 }
 
-impl Lists for OfTenant<'_> {
-    async fn nearest(
-        &self,
-        partition: Partition,
-        filter: &Filter,
-        query: &[f32],
-        depth: usize,
-    ) -> Result<(Vec<Near>, Scan), StoreError> {
-        let nearest =
-            Nearest { store: self.store, space_key: self.space_key, tenant_key: self.tenant_key, query };
-        nearest.search(partition, filter, depth).await
-    }
-
+impl OfTenant<'_> {
     /// Read by key, so a hundred cost well below a millisecond.
     async fn similarities(
         &self,
@@ -98,6 +88,30 @@ impl Lists for OfTenant<'_> {
         .fetch_all(self.store.readers())
         .await
         .doing("comparing vectors")
+    }
+}
+
+impl Lists for OfTenant<'_> {
+    async fn nearest(
+        &self,
+        partition: Partition,
+        filter: &Filter,
+        query: &[f32],
+        depth: usize,
+    ) -> Result<(Vec<Near>, Scan), StoreError> {
+        let nearest =
+            Nearest { store: self.store, space_key: self.space_key, tenant_key: self.tenant_key, query };
+        nearest.search(partition, filter, depth).await
+    }
+
+    async fn complete(
+        &self,
+        tier: i64,
+        query: &[f32],
+        unseen: &[i64],
+        unread: &[i64],
+    ) -> Result<Completed, StoreError> {
+        futures::try_join!(self.similarities(tier, query, unseen), self.texts(unread))
     }
 
     /// A list comes as one value: handing it over row by row would cost

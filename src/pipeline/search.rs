@@ -12,7 +12,7 @@ use crate::{
     embed::EmbedError,
     metrics,
     record::Tier,
-    store::{Hit, Mode, Query, Store, StoreError, TierScan, fusion::Fusion},
+    store::{Answer, Hit, Mode, Query, Store, StoreError, TierScan, fusion::Fusion},
 };
 
 /// What to look for.
@@ -186,34 +186,17 @@ impl Searcher {
         if request.limit > MAX_LIMIT {
             return Err(SearchError::Limit { limit: request.limit });
         }
-        let Served { space_key, embedder, .. } = self.serving.now().await?;
-        let embedded = match request.mode {
-            Mode::Keyword => Ok(None),
-            _ if request.query.trim().is_empty() => Ok(None),
-            _ => embedder.embed_query(request.query.clone()).await.map(Some),
-        };
-        let (vector, without_vectors) = match embedded {
-            Ok(vector) => (vector, None),
-            // Words are found without an embedder; the answer says so.
-            Err(error) if request.mode == Mode::Union => (None, Some(error.to_string())),
-            Err(error) => return Err(error.into()),
-        };
-        let query = Query {
-            tenant: request.tenant,
-            session: request.session,
-            tiers: request.tiers,
-            text: request.query,
-            vector,
-            space_key,
-            mode: request.mode,
-            fusion: request.fusion.unwrap_or(self.settings.fusion),
-            weights: self.settings.weights(),
-            limit: request.limit,
-            depth: self.settings.depth,
-            per_record: request.per_record,
-            ..Query::default()
-        };
-        let answer = self.store.search(&query).await?;
+        let last_seen = self.serving.last_seen().await?;
+        let mut asked = self.ask(&request, &last_seen).await;
+        // Which space is live is read along with the answer, so as not to cost
+        // a question of its own; rarely it is another one.
+        if !asked.as_ref().is_ok_and(|(answer, _)| self.serving.is_live(&last_seen, answer.live_space)) {
+            let live = self.serving.now().await?;
+            if live.space_key != last_seen.space_key {
+                asked = self.ask(&request, &live).await;
+            }
+        }
+        let (answer, without_vectors) = asked?;
         let scans = request.explain.then_some(answer.scans);
         metrics::searched(started.elapsed());
         Ok(SearchReply {
@@ -223,5 +206,41 @@ impl Searcher {
             scans,
             took_ms: started.elapsed().as_secs_f64() * 1_000.0,
         })
+    }
+
+    /// The answer with the vectors of one space, and why it has none if the
+    /// query could not be embedded.
+    async fn ask(
+        &self,
+        request: &SearchRequest,
+        served: &Served,
+    ) -> Result<(Answer, Option<String>), SearchError> {
+        let embedded = match request.mode {
+            Mode::Keyword => Ok(None),
+            _ if request.query.trim().is_empty() => Ok(None),
+            _ => served.embedder.embed_query(request.query.clone()).await.map(Some),
+        };
+        let (vector, without_vectors) = match embedded {
+            Ok(vector) => (vector, None),
+            // Words are found without an embedder; the answer says so.
+            Err(error) if request.mode == Mode::Union => (None, Some(error.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        let query = Query {
+            tenant: request.tenant.clone(),
+            session: request.session.clone(),
+            tiers: request.tiers.clone(),
+            text: request.query.clone(),
+            vector,
+            space_key: served.space_key,
+            mode: request.mode,
+            fusion: request.fusion.unwrap_or(self.settings.fusion),
+            weights: self.settings.weights(),
+            limit: request.limit,
+            depth: self.settings.depth,
+            per_record: request.per_record,
+            ..Query::default()
+        };
+        Ok((self.store.search(&query).await?, without_vectors))
     }
 }

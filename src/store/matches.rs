@@ -79,18 +79,12 @@ impl Matches {
         let postings = lists.postings(tier, &rarest, MAX_POSTINGS).await?;
         let listed = rarest.iter().copied().zip(postings);
         let candidates = self.candidates(listed, passing.as_deref(), depth * CANDIDATES_PER_MATCH);
-        let mut matches = self.scores(lists, &candidates).await?;
-        matches.truncate(depth);
-        Ok(matches)
-    }
-
-    /// The scores of chunks, best first; those that hold none of the words
-    /// are left out.
-    pub async fn scores(&self, lists: &impl Lists, chunk_keys: &[i64]) -> Result<Vec<Match>, StoreError> {
-        if chunk_keys.is_empty() {
+        if candidates.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(self.score(lists.texts(chunk_keys).await?).await)
+        let mut matches = self.score(lists.texts(&candidates).await?).await;
+        matches.truncate(depth);
+        Ok(matches)
     }
 
     /// The chunks that hold the most telling words, at most `limit`.
@@ -120,7 +114,9 @@ impl Matches {
         candidates.into_iter().take(limit).map(|(chunk_key, _)| chunk_key).collect()
     }
 
-    async fn score(&self, texts: Vec<(i64, String)>) -> Vec<Match> {
+    /// The scores of chunks by their texts, best first; those that hold none
+    /// of the words are left out.
+    pub async fn score(&self, texts: Vec<(i64, String)>) -> Vec<Match> {
         let bm25 = Arc::clone(&self.bm25);
         tokio::task::spawn_blocking(move || {
             let mut matches: Vec<Match> = texts

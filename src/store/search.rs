@@ -117,6 +117,9 @@ pub struct Answer {
     pub mode: Mode,
     /// How the vectors of each tier were compared.
     pub scans: Vec<TierScan>,
+    /// The space that was live as this was read; none if none was, or if the
+    /// tenant has nothing here.
+    pub live_space: Option<i64>,
 }
 
 /// How the vectors of one tier were compared.
@@ -184,7 +187,23 @@ pub(super) struct Partition {
     pub generation: i64,
 }
 
+/// A partition, with what is read beside it.
+#[derive(sqlx::FromRow)]
+pub(super) struct PartitionRow {
+    #[sqlx(flatten)]
+    partition: Partition,
+    live_space: Option<i64>,
+}
+
 impl Query {
+    /// Those of a tenant's partitions that the query asks for, and the live
+    /// space.
+    pub(super) fn of_partitions(&self, rows: Vec<PartitionRow>) -> (Vec<Partition>, Option<i64>) {
+        let live_space = rows.first().and_then(|row| row.live_space);
+        let partitions = rows.into_iter().map(|row| row.partition);
+        (partitions.filter(|partition| self.asks_for(partition.tier)).collect(), live_space)
+    }
+
     pub(super) fn check(&self) -> Result<(), StoreError> {
         let reason = if self.tenant.is_empty() {
             "it names no tenant"
@@ -218,6 +237,9 @@ impl Query {
 /// A chunk with its cosine similarity to the query.
 pub(super) type Near = (i64, f32);
 
+/// Similarities of some chunks and texts of others.
+pub(super) type Completed = (Vec<Near>, Vec<(i64, String)>);
+
 /// What a database answers during one search, of one tenant.
 pub(super) trait Lists: Sync {
     /// The `depth` chunks of a partition nearest to `query`, of length 1, that
@@ -230,14 +252,15 @@ pub(super) trait Lists: Sync {
         depth: usize,
     ) -> impl Future<Output = Result<(Vec<Near>, Scan), StoreError>> + Send;
 
-    /// The similarity of chunks that were found otherwise; those without a
-    /// vector are left out.
-    fn similarities(
+    /// What two lists lack of each other: the similarities of `unseen`, where
+    /// those without a vector are left out, and the texts of `unread`.
+    fn complete(
         &self,
         tier: i64,
         query: &[f32],
-        chunk_keys: &[i64],
-    ) -> impl Future<Output = Result<Vec<Near>, StoreError>> + Send;
+        unseen: &[i64],
+        unread: &[i64],
+    ) -> impl Future<Output = Result<Completed, StoreError>> + Send;
 
     /// Which chunks hold each of `terms`, the newest `most` of each.
     fn postings(
@@ -291,7 +314,7 @@ pub(super) struct Scope<'a> {
 
 impl Query {
     /// Whether the query asks for a tier.
-    pub(super) fn asks_for(&self, tier: i64) -> bool {
+    fn asks_for(&self, tier: i64) -> bool {
         self.tiers.is_empty() || self.tiers.iter().any(|asked| tier_code(*asked) == tier)
     }
 
@@ -417,15 +440,12 @@ impl<L: Lists> Search<'_, L> {
         let lacking = |side: fn(&Scores) -> Option<f32>| -> Vec<i64> {
             scores.iter().filter(|(_, both)| side(both).is_none()).map(|(key, _)| *key).collect()
         };
-        let (no_vector, no_keyword) = (lacking(|both| both.vector), lacking(|both| both.keyword));
-        let similarities = async {
-            match no_vector.as_slice() {
-                [] => Ok(Vec::new()),
-                keys => self.lists.similarities(tier, vector, keys).await,
-            }
-        };
-        let (similarities, matched) =
-            futures::try_join!(similarities, matches.scores(self.lists, &no_keyword))?;
+        let (unseen, unread) = (lacking(|both| both.vector), lacking(|both| both.keyword));
+        if unseen.is_empty() && unread.is_empty() {
+            return Ok(());
+        }
+        let (similarities, texts) = self.lists.complete(tier, vector, &unseen, &unread).await?;
+        let matched = matches.score(texts).await;
         for (key, score) in similarities {
             scores.entry(key).or_default().vector = Some(score);
         }

@@ -9,7 +9,9 @@ use super::vectors::{VectorTable, small};
 use super::{PostgresStore, Session};
 use crate::store::error::{Doing, StoreError};
 use crate::store::hits::HitRow;
-use crate::store::search::{self, Answer, Filter, Lists, Near, Partition, Query, Scan, Scope};
+use crate::store::search::{
+    self, Answer, Completed, Filter, Lists, Near, Partition, PartitionRow, Query, Scan, Scope,
+};
 use crate::store::settings::VectorIndex;
 
 impl PostgresStore {
@@ -33,11 +35,12 @@ impl PostgresStore {
             None => String::new(),
         };
         let mut session = self.read_as_tenant(tenant_key, &settings).await?;
-        let partitions = session.partitions(tenant_key, query).await?;
-        if partitions.is_empty() {
+        let rows = session.partitions(tenant_key).await?;
+        if rows.is_empty() {
             drop(session);
             return self.search_elsewhere(query, tenant_key).await;
         }
+        let (partitions, live_space) = query.of_partitions(rows);
         let scope = Scope { tenant_key, partitions, vector, frequencies: self.frequencies() };
         let lists = OfTenant {
             session: Mutex::new(session),
@@ -45,7 +48,8 @@ impl PostgresStore {
             table: space.as_ref().map(|(_, table)| *table),
             index,
         };
-        search::search(&lists, query, &scope).await
+        let answer = search::search(&lists, query, &scope).await?;
+        Ok(Answer { live_space, ..answer })
     }
 
     /// Of a tenant whose remembered key has no rows: another process may have
@@ -78,19 +82,17 @@ impl PostgresStore {
 }
 
 impl Session {
-    /// The tenant's partitions that the query asks for.
-    async fn partitions(&mut self, tenant_key: i64, query: &Query) -> Result<Vec<Partition>, StoreError> {
-        let mut partitions: Vec<Partition> = self
-            .query(
-                "SELECT tier::bigint, chunks, terms, generation FROM thalweg.partitions
-                 WHERE tenant_key = $1 ORDER BY tier",
-            )
-            .bind(tenant_key)
-            .all(self)
-            .await
-            .doing("looking up a tenant")?;
-        partitions.retain(|partition| query.asks_for(partition.tier));
-        Ok(partitions)
+    /// The tenant's partitions.
+    async fn partitions(&mut self, tenant_key: i64) -> Result<Vec<PartitionRow>, StoreError> {
+        self.query(
+            "SELECT tier::bigint, chunks, terms, generation,
+                    (SELECT space_key FROM thalweg.spaces WHERE state = 'live') AS live_space
+             FROM thalweg.partitions WHERE tenant_key = $1 ORDER BY tier",
+        )
+        .bind(tenant_key)
+        .all(self)
+        .await
+        .doing("looking up a tenant")
     }
 }
 
@@ -118,15 +120,16 @@ impl Lists for OfTenant {
         }
     }
 
-    async fn similarities(
+    async fn complete(
         &self,
         tier: i64,
         query: &[f32],
-        chunk_keys: &[i64],
-    ) -> Result<Vec<Near>, StoreError> {
+        unseen: &[i64],
+        unread: &[i64],
+    ) -> Result<Completed, StoreError> {
         match self.table {
-            Some(table) => self.similarities_in(&table, tier, query, chunk_keys).await,
-            None => Ok(Vec::new()),
+            Some(table) => self.complete_in(&table, tier, query, unseen, unread).await,
+            None => Ok((Vec::new(), self.texts(unread).await?)),
         }
     }
 

@@ -176,9 +176,16 @@ impl PostgresStore {
         .await
     }
 
+    /// A connection that was cut off while it was idle shows that here, where
+    /// nothing is lost by taking another: until all of them were tried.
     async fn session(&self, begin: String) -> Result<Session, StoreError> {
-        let transaction =
-            self.inner.pool.begin_with(AssertSqlSafe(begin)).await.doing("beginning a transaction")?;
+        let mut others = self.settings().connections;
+        let transaction = loop {
+            match self.inner.pool.begin_with(AssertSqlSafe(begin.clone())).await {
+                Err(error) if others > 0 && is_cut_off(&error) => others -= 1,
+                begun => break begun.doing("beginning a transaction")?,
+            }
+        };
         Ok(Session::new(transaction, self.settings().prepared_statements))
     }
 
@@ -235,11 +242,26 @@ async fn connect(url: &str, settings: &Settings) -> Result<(PgPool, String), Sto
             Box::pin(async { Ok(()) })
         })
         .max_connections(settings.connections)
+        // The beginning of each transaction is test enough: see `session`.
+        .test_before_acquire(false)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_with(options)
         .await
         .map_err(|e| failed(e.into()))?;
     Ok((pool, database))
+}
+
+/// Whether the server ended the connection, or it is gone.
+fn is_cut_off(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => {
+            // Ended by an administrator, for its idleness, or by a server that
+            // stops or crashed.
+            error.code().is_some_and(|code| code.starts_with("57P"))
+        }
+        _ => false,
+    }
 }
 
 /// What a URL says, and the database's name as people may see it.

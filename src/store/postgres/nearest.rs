@@ -10,10 +10,10 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::lists::OfTenant;
 use super::session::{Session, Statement};
-use super::text::stored;
+use super::text::{original, stored};
 use super::vectors::{Element, VectorTable, parse_json, small};
 use crate::store::error::{Doing, StoreError};
-use crate::store::search::{Filter, Near, Partition, Scan};
+use crate::store::search::{Completed, Filter, Lists, Near, Partition, Scan};
 use crate::store::vector::make_unit;
 
 impl OfTenant {
@@ -46,18 +46,20 @@ impl OfTenant {
         Ok((of.exact(&mut session).await?, Scan::Exact))
     }
 
-    pub(super) async fn similarities_in(
+    pub(super) async fn complete_in(
         &self,
         table: &VectorTable,
         tier: i64,
         query: &[f32],
-        chunk_keys: &[i64],
-    ) -> Result<Vec<Near>, StoreError> {
-        let mut session = self.session.lock().await;
-        let of = OfPartition { table, tenant_key: self.tenant_key, tier, query, depth: chunk_keys.len() };
-        let from =
-            format!("{} v WHERE v.tenant_key = $2 AND v.tier = $3 AND v.chunk_key = ANY($4)", table.name());
-        of.compare(&mut session, &from, |q| q.bind(chunk_keys.to_vec())).await
+        unseen: &[i64],
+        unread: &[i64],
+    ) -> Result<Completed, StoreError> {
+        let of = OfPartition { table, tenant_key: self.tenant_key, tier, query, depth: unseen.len() };
+        if table.element == Element::Jsonb {
+            let near = of.of_keys(&mut *self.session.lock().await, unseen).await?;
+            return Ok((near, self.texts(unread).await?));
+        }
+        of.complete(&mut *self.session.lock().await, unseen, unread).await
     }
 }
 
@@ -95,6 +97,49 @@ impl OfPartition<'_> {
             }
         })
         .await
+    }
+
+    /// The vectors of some chunks.
+    async fn of_keys(&self, session: &mut Session, chunk_keys: &[i64]) -> Result<Vec<Near>, StoreError> {
+        let from = format!(
+            "{} v WHERE v.tenant_key = $2 AND v.tier = $3 AND v.chunk_key = ANY($4)",
+            self.table.name()
+        );
+        self.compare(session, &from, |q| q.bind(chunk_keys.to_vec())).await
+    }
+
+    /// The similarities of some chunks and the texts of others, for one answer
+    /// to wait for.
+    async fn complete(
+        &self,
+        session: &mut Session,
+        unseen: &[i64],
+        unread: &[i64],
+    ) -> Result<Completed, StoreError> {
+        let statement = format!(
+            "SELECT v.chunk_key, (1 - ({}))::real AS similarity, NULL AS text FROM {} v
+             WHERE v.tenant_key = $2 AND v.tier = $3 AND v.chunk_key = ANY($4)
+             UNION ALL
+             SELECT chunk_key, NULL, text FROM thalweg.chunks WHERE chunk_key = ANY($5)",
+            self.table.distance(),
+            self.table.name()
+        );
+        let rows: Vec<(i64, Option<f32>, Option<String>)> = session
+            .query(AssertSqlSafe(statement))
+            .bind(self.query.to_vec())
+            .bind(self.tenant_key)
+            .bind(small(self.tier))
+            .bind(unseen.to_vec())
+            .bind(unread.to_vec())
+            .all(session)
+            .await
+            .doing("completing scores")?;
+        let (mut near, mut texts) = (Vec::new(), Vec::new());
+        for (key, similarity, text) in rows {
+            near.extend(similarity.map(|similarity| (key, similarity)));
+            texts.extend(text.map(|text| (key, original(text))));
+        }
+        Ok((near, texts))
     }
 
     /// Compares what `from` selects, and keeps the nearest. The query is `$1`,

@@ -8,7 +8,9 @@ use super::nearest::Nearest;
 use crate::store::error::{Doing, StoreError};
 use crate::store::hits::HitRow;
 use crate::store::keywords;
-use crate::store::search::{self, Answer, Filter, Lists, Near, Partition, Query, Scan, Scope};
+use crate::store::search::{
+    self, Answer, Completed, Filter, Lists, Near, Partition, PartitionRow, Query, Scan, Scope,
+};
 use crate::store::vector::vector_bytes;
 
 impl SqliteStore {
@@ -25,10 +27,11 @@ impl SqliteStore {
         let Some(tenant_key) = self.tenant_key(&query.tenant).await? else {
             return Ok(Answer { mode: query.effective_mode(), ..Answer::default() });
         };
-        let partitions = self.partitions(tenant_key, query).await?;
+        let (partitions, live_space) = query.of_partitions(self.partitions(tenant_key).await?);
         let scope = Scope { tenant_key, partitions, vector, frequencies: self.frequencies() };
         let lists = OfTenant { store: self, tenant_key, space_key: query.space_key };
-        search::search(&lists, query, &scope).await
+        let answer = search::search(&lists, query, &scope).await?;
+        Ok(Answer { live_space, ..answer })
     }
 
     /// The tenant's key; none if the store has nothing of this tenant.
@@ -43,17 +46,17 @@ impl SqliteStore {
             .doing("looking up a tenant")
     }
 
-    /// The tenant's partitions that the query asks for.
-    async fn partitions(&self, tenant_key: i64, query: &Query) -> Result<Vec<Partition>, StoreError> {
-        let mut partitions: Vec<Partition> = sqlx::query_as(
-            "SELECT tier, chunks, terms, generation FROM partitions WHERE tenant_key = ? ORDER BY tier",
+    /// The tenant's partitions.
+    async fn partitions(&self, tenant_key: i64) -> Result<Vec<PartitionRow>, StoreError> {
+        sqlx::query_as(
+            "SELECT tier, chunks, terms, generation,
+                    (SELECT space_key FROM spaces WHERE state = 'live') AS live_space
+             FROM partitions WHERE tenant_key = ? ORDER BY tier",
         )
         .bind(tenant_key)
         .fetch_all(self.readers())
         .await
-        .doing("looking up a tenant")?;
-        partitions.retain(|partition| query.asks_for(partition.tier));
-        Ok(partitions)
+        .doing("looking up a tenant")
     }
 }
 
@@ -64,19 +67,7 @@ struct OfTenant<'a> {
     space_key: i64,
 }
 
-impl Lists for OfTenant<'_> {
-    async fn nearest(
-        &self,
-        partition: Partition,
-        filter: &Filter,
-        query: &[f32],
-        depth: usize,
-    ) -> Result<(Vec<Near>, Scan), StoreError> {
-        let nearest =
-            Nearest { store: self.store, space_key: self.space_key, tenant_key: self.tenant_key, query };
-        nearest.search(partition, filter, depth).await
-    }
-
+impl OfTenant<'_> {
     /// Read by key, so a hundred cost well below a millisecond.
     async fn similarities(
         &self,
@@ -97,6 +88,30 @@ impl Lists for OfTenant<'_> {
         .fetch_all(self.store.readers())
         .await
         .doing("comparing vectors")
+    }
+}
+
+impl Lists for OfTenant<'_> {
+    async fn nearest(
+        &self,
+        partition: Partition,
+        filter: &Filter,
+        query: &[f32],
+        depth: usize,
+    ) -> Result<(Vec<Near>, Scan), StoreError> {
+        let nearest =
+            Nearest { store: self.store, space_key: self.space_key, tenant_key: self.tenant_key, query };
+        nearest.search(partition, filter, depth).await
+    }
+
+    async fn complete(
+        &self,
+        tier: i64,
+        query: &[f32],
+        unseen: &[i64],
+        unread: &[i64],
+    ) -> Result<Completed, StoreError> {
+        futures::try_join!(self.similarities(tier, query, unseen), self.texts(unread))
     }
 
     /// A list comes as one value: handing it over row by row would cost

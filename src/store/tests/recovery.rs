@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+
 use super::*;
 
 fn unit() -> Option<Vec<f32>> {
@@ -57,5 +60,34 @@ async fn a_search_given_up_at_any_moment_leaves_nothing_behind_on_its_connection
         let other = Query { vector: unit(), ..fixture.query("b", "river") };
         let hits = fixture.store.search(&other).await.unwrap().hits;
         assert_eq!(hits.iter().map(|hit| hit.tenant.as_str()).collect::<Vec<_>>(), ["b"], "{micros} µs");
+    }
+}
+
+#[tokio::test]
+async fn connections_that_were_cut_off_while_idle_are_replaced_unseen() {
+    let Some(on) = Database::at("THALWEG_TEST_POSTGRES") else { return };
+    let fixture = Fixture::filled(on, vec![record(0, "a", "river", unit())]).await;
+    let query = || Query { vector: unit(), ..fixture.query("a", "river") };
+    let mut lease = fixture.lease().await;
+    for round in 1..4 {
+        let queries: Vec<Query> = (0..8).map(|_| query()).collect();
+        for answer in futures::future::join_all(queries.iter().map(|q| fixture.store.search(q))).await {
+            assert_eq!(answer.unwrap().live_space, Some(fixture.space_key));
+        }
+        let url = fixture.settings.url.as_ref().unwrap().reveal();
+        let mut other: PgConnection = url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+        let cut: i64 = sqlx::query_scalar(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .fetch_one(&mut other)
+        .await
+        .unwrap();
+        assert!(cut > 1, "{cut} connections");
+        other.close().await.unwrap();
+        let found = fixture.store.search(&query()).await.unwrap().hits.len() as u64;
+        assert_eq!(found, round);
+        let next = fixture.batch(round, vec![record(round, "a", "river", unit())]);
+        fixture.store.commit(&mut lease, next).await.unwrap();
     }
 }

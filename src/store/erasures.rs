@@ -1,6 +1,7 @@
 //! What was asked to be erased, and how far that is.
 
 use serde::Serialize;
+use sqlx::FromRow;
 
 use super::forget::Subject;
 
@@ -32,12 +33,43 @@ pub struct ErasureOfStream {
     pub done_ms: Option<i64>,
 }
 
-impl ErasureOfStream {
-    /// From stream, offset, report and time as both databases keep them.
-    pub(super) fn from_row(
-        (stream, until, report, done_ms): (String, Option<i64>, Option<String>, Option<i64>),
-    ) -> Self {
-        Self { stream, until_offset: until.map(i64::cast_unsigned), report, done_ms }
+/// An erasure as both databases give it.
+#[derive(FromRow)]
+pub(super) struct ErasureRow {
+    pub erasure_id: i64,
+    pub tenant: Option<String>,
+    pub session: Option<String>,
+    pub asked_ms: i64,
+    pub done_ms: Option<i64>,
+}
+
+/// A stream's part as both databases give it.
+#[derive(FromRow)]
+pub(super) struct PartRow {
+    pub stream: String,
+    pub until_offset: Option<i64>,
+    pub report: Option<String>,
+    pub done_ms: Option<i64>,
+}
+
+impl From<PartRow> for ErasureOfStream {
+    fn from(row: PartRow) -> Self {
+        let until_offset = row.until_offset.map(i64::cast_unsigned);
+        Self { stream: row.stream, until_offset, report: row.report, done_ms: row.done_ms }
+    }
+}
+
+impl ErasureRow {
+    /// With the streams' parts; names as `f` gives them back.
+    pub fn with(self, parts: Vec<PartRow>, f: impl Fn(String) -> String) -> Erasure {
+        let session = self.session.map(&f);
+        Erasure {
+            erasure_id: self.erasure_id,
+            subject: self.tenant.map(|tenant| Subject { tenant: f(tenant), session }),
+            asked_ms: self.asked_ms,
+            done_ms: self.done_ms,
+            streams: parts.into_iter().map(ErasureOfStream::from).collect(),
+        }
     }
 }
 

@@ -157,6 +157,13 @@ fn crashes() -> u32 {
     std::env::var("THALWEG_TEST_CRASHES").map_or(3, |n| n.parse().unwrap())
 }
 
+/// How long a killed server is away; `THALWEG_TEST_AWAY_MS=60000` for a minute
+/// each time.
+fn away(random: &mut StdRng) -> Duration {
+    let away = std::env::var("THALWEG_TEST_AWAY_MS").ok().map(|n| n.parse().unwrap());
+    Duration::from_millis(away.unwrap_or_else(|| random.random_range(0..3_000)))
+}
+
 fn random() -> StdRng {
     let seed =
         std::env::var("THALWEG_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
@@ -230,8 +237,7 @@ async fn a_database_that_is_killed_and_away_delays_and_costs_nothing_else() {
             ledgers.iter().all(|ledger| ledger.unanswered.is_empty()),
             "what is durable in the log is acknowledged"
         );
-        let away = Duration::from_millis(random.random_range(0..3_000));
-        tokio::time::sleep(away).await;
+        tokio::time::sleep(away(&mut random)).await;
         let request = json!({"tenant": "default", "query": "line1"}).to_string();
         let (status, answer) = daemon.post("/v1/search", "application/json", request).await;
         assert_eq!(status, 503, "{answer}");

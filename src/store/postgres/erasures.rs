@@ -4,7 +4,7 @@ use super::segments::write_segment;
 use super::session::Statement;
 use super::text::{original, stored};
 use super::{PostgresStore, Session};
-use crate::store::erasures::{Erasure, ErasureOfStream};
+use crate::store::erasures::{Erasure, ErasureRow, PartRow};
 use crate::store::error::{Doing, StoreError};
 use crate::store::forget::Subject;
 use crate::store::segments::SegmentRow;
@@ -48,7 +48,7 @@ impl PostgresStore {
     pub async fn erasures(&self, open_only: bool) -> Result<Vec<Erasure>, StoreError> {
         let doing = "reading the erasures";
         let mut session = self.read().await?;
-        let rows: Vec<(i64, Option<String>, Option<String>, i64, Option<i64>)> = session
+        let rows: Vec<ErasureRow> = session
             .query(
                 "SELECT erasure_id, tenant, session, asked_ms, done_ms FROM thalweg.erasures
                  WHERE NOT $1 OR done_ms IS NULL ORDER BY erasure_id",
@@ -58,20 +58,17 @@ impl PostgresStore {
             .await
             .doing(doing)?;
         let mut erasures = Vec::with_capacity(rows.len());
-        for (erasure_id, tenant, of_session, asked_ms, done_ms) in rows {
-            let parts: Vec<(String, Option<i64>, Option<String>, Option<i64>)> = session
+        for row in rows {
+            let parts: Vec<PartRow> = session
                 .query(
                     "SELECT stream, until_offset, report, done_ms FROM thalweg.erasure_streams
                      WHERE erasure_id = $1 ORDER BY stream",
                 )
-                .bind(erasure_id)
+                .bind(row.erasure_id)
                 .all(&mut session)
                 .await
                 .doing(doing)?;
-            let subject =
-                tenant.map(|tenant| Subject { tenant: original(tenant), session: of_session.map(original) });
-            let streams = parts.into_iter().map(ErasureOfStream::from_row).collect();
-            erasures.push(Erasure { erasure_id, subject, asked_ms, done_ms, streams });
+            erasures.push(row.with(parts, original));
         }
         Ok(erasures)
     }

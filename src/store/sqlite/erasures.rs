@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::SqliteStore;
 use super::insert::insert_rows;
 use super::segments::write_segment;
-use crate::store::erasures::{Erasure, ErasureOfStream};
+use crate::store::erasures::{Erasure, ErasureRow, PartRow};
 use crate::store::error::{Doing, StoreError};
 use crate::store::forget::Subject;
 use crate::store::segments::SegmentRow;
@@ -48,7 +48,7 @@ impl SqliteStore {
 
     pub async fn erasures(&self, open_only: bool) -> Result<Vec<Erasure>, StoreError> {
         let doing = "reading the erasures";
-        let rows: Vec<(i64, Option<String>, Option<String>, i64, Option<i64>)> = sqlx::query_as(
+        let rows: Vec<ErasureRow> = sqlx::query_as(
             "SELECT erasure_id, tenant, session, asked_ms, done_ms FROM erasures
              WHERE NOT ?1 OR done_ms IS NULL ORDER BY erasure_id",
         )
@@ -57,18 +57,16 @@ impl SqliteStore {
         .await
         .doing(doing)?;
         let mut erasures = Vec::with_capacity(rows.len());
-        for (erasure_id, tenant, session, asked_ms, done_ms) in rows {
-            let parts: Vec<(String, Option<i64>, Option<String>, Option<i64>)> = sqlx::query_as(
+        for row in rows {
+            let parts: Vec<PartRow> = sqlx::query_as(
                 "SELECT stream, until_offset, report, done_ms FROM erasure_streams
                  WHERE erasure_id = ? ORDER BY stream",
             )
-            .bind(erasure_id)
+            .bind(row.erasure_id)
             .fetch_all(self.readers())
             .await
             .doing(doing)?;
-            let subject = tenant.map(|tenant| Subject { tenant, session });
-            let streams = parts.into_iter().map(ErasureOfStream::from_row).collect();
-            erasures.push(Erasure { erasure_id, subject, asked_ms, done_ms, streams });
+            erasures.push(row.with(parts, |name| name));
         }
         Ok(erasures)
     }

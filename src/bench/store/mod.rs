@@ -1,5 +1,6 @@
 //! PostgreSQL: loading beside bare `COPY` and beside the usual Python loop,
-//! and searching through a daemon beside the bare SQL.
+//! and searching through a daemon beside the bare SQL. SQLite: searching
+//! through a daemon, beside nothing.
 //!
 //! Each run has a database of its own, made on the server at `--url` and
 //! dropped afterwards. Texts are the fixtures', over and over; the vectors are
@@ -9,6 +10,7 @@ mod load;
 mod rows;
 mod search;
 mod server;
+mod sqlite;
 
 use std::path::PathBuf;
 
@@ -25,6 +27,8 @@ pub enum Part {
     Search,
     /// Searches while rows come in at full rate
     Both,
+    /// Ten nearest of one tenant in a SQLite file, through the HTTP interface
+    Sqlite,
     /// Memory while a million rows stream through
     Memory,
 }
@@ -59,6 +63,9 @@ pub fn store(options: &Options, settings: &Settings) -> Result<Vec<Case>> {
     }
     if asked(Part::Both) {
         cases.extend(search::while_loading(options, settings, &runtime)?);
+    }
+    if asked(Part::Sqlite) {
+        cases.extend(sqlite::search(options, &runtime)?);
     }
     if asked(Part::Memory) {
         cases.extend(load::memory(options, settings, &runtime)?);

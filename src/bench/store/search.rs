@@ -27,11 +27,11 @@ use crate::{
 };
 
 /// Questions of one run.
-const QUESTIONS: usize = 200;
+pub(super) const QUESTIONS: usize = 200;
 /// What the bare SQL should not be faster than by more.
 const TIMES_SQL: f64 = 1.3;
 /// Of the ten nearest, this share must be found.
-const RECALL: f64 = 0.99;
+pub(super) const RECALL: f64 = 0.99;
 /// p95 at 10,000 vectors of one tenant, in milliseconds.
 const P95_MS: f64 = 10.0;
 /// Who search at once while rows are loaded.
@@ -128,7 +128,7 @@ fn daemon_on(options: &Options, database: &Database) -> Result<Daemon> {
     Daemon::start(Folder::new(&options.scratch, &settings)?)
 }
 
-async fn ask(daemon: &Daemon, tenant: &str, text: &str) -> Result<SearchReply> {
+pub(super) async fn ask(daemon: &Daemon, tenant: &str, text: &str) -> Result<SearchReply> {
     let request = json!({ "tenant": tenant, "query": text, "mode": "vector", "explain": true });
     let reply = daemon.http().post(daemon.url("/v1/search")).json(&request).send().await?;
     Ok(reply.error_for_status()?.json().await?)
@@ -184,17 +184,17 @@ async fn agreeing(
 
 /// Texts that are all different, each half of one and half of another of the
 /// fixtures', and their vectors.
-struct Texts {
+pub(super) struct Texts {
     rows: Rows,
-    embedder: Hashing,
+    pub(super) embedder: Hashing,
 }
 
 impl Texts {
-    fn new(options: &Options) -> Result<Self> {
+    pub(super) fn new(options: &Options) -> Result<Self> {
         Ok(Self { rows: Rows::new(options)?, embedder: Hashing::default() })
     }
 
-    fn text(&self, n: u64) -> String {
+    pub(super) fn text(&self, n: u64) -> String {
         let words = |n: u64| -> Vec<String> {
             let record = self.rows.record(n, 1);
             let text = record.chunks.first().map(|chunk| chunk.text.clone()).unwrap_or_default();
@@ -206,7 +206,7 @@ impl Texts {
     }
 
     /// Words of one text, and a few of another.
-    fn question(&self, n: u64) -> String {
+    pub(super) fn question(&self, n: u64) -> String {
         let at = n.wrapping_mul(104_729) % 9_973;
         let text = self.text(at);
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -215,7 +215,7 @@ impl Texts {
         words.into_iter().skip(from).take(12).collect::<Vec<_>>().join(" ")
     }
 
-    async fn fill(&self, store: &Store, count: u64, tenants: u64) -> Result<()> {
+    pub(super) async fn fill(&self, store: &Store, count: u64, tenants: u64) -> Result<()> {
         let space_key = store.register_space(self.embedder.space(), 0).await?;
         let mut lease = store.acquire("bench", "bench", 0, 0).await?;
         let mut from = 0;

@@ -40,6 +40,10 @@ use crate::{
 use bucket::Bucket;
 use upload::Outgoing;
 
+/// How long it is known of an object in some daemon's local folder that it is
+/// to be deleted: 30 days.
+const AWAITED_MS: i64 = 30 * 24 * 3_600 * 1_000;
+
 /// What verifying one artifact found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -344,16 +348,23 @@ impl Artifacts {
 
     /// Deletes the objects of artifacts that [`Store::doom`] took out of the
     /// registry. Returns their locations; broken off, it can be called again.
-    pub async fn delete_doomed(&self) -> Result<Vec<String>, ArtifactError> {
-        let doomed = self.registry.doomed().await?;
-        for location in &doomed {
+    pub async fn delete_doomed(&self, now_ms: i64) -> Result<Vec<String>, ArtifactError> {
+        let mut deleted = Vec::new();
+        for (location, since_ms) in self.registry.doomed().await? {
             match self.objects.delete(&Location::from(location.as_str())).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(source) => return Err(self.failed(location, source)),
+                Ok(()) => deleted.push(location.clone()),
+                // In the folder of another daemon, which has yet to come.
+                Err(object_store::Error::NotFound { .. })
+                    if self.bucket.is_none() && now_ms - since_ms < AWAITED_MS =>
+                {
+                    continue;
+                }
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(source) => return Err(self.failed(&location, source)),
             }
-            self.registry.object_deleted(location).await?;
+            self.registry.object_deleted(&location).await?;
         }
-        Ok(doomed)
+        Ok(deleted)
     }
 
     /// Objects that no row names. Those younger than a put that is under way

@@ -18,6 +18,7 @@ use crate::{
     pipeline::{
         damage::DamageRegister,
         erase::{self, Eraser, Renewed, Report},
+        ownership,
     },
     redis::Redis,
     store::{Erasure, Store, Subject},
@@ -108,6 +109,8 @@ impl From<Erasure> for Asked {
 
 /// How often it is looked whether the daemon is done.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// How often, before it is looked whether one runs.
+const LOOKS: u32 = 20;
 
 impl Erase {
     pub(super) fn run(self) -> Result<ExitCode> {
@@ -117,6 +120,7 @@ impl Erase {
 
     async fn erase(self, pipeline: Pipeline) -> Result<ExitCode> {
         let store = offline::store(&pipeline).await?;
+        ownership::claim(&pipeline.data_dir, &store, &pipeline.stream, false, clock::system_ms()).await?;
         let subject = self.tenant.clone().map(|tenant| Subject { tenant, session: self.session.clone() });
         let code = match (subject, self.dry_run) {
             (Some(subject), true) => plan(&pipeline, &store, &subject, self.output).await,
@@ -140,18 +144,29 @@ impl Erase {
     /// of everything that was open.
     async fn carry_out(&self, pipeline: &Pipeline, store: &Store, id: Option<i64>) -> Result<ExitCode> {
         let open: Vec<i64> = store.erasures(true).await?.iter().map(|erasure| erasure.erasure_id).collect();
-        match open_log_of(pipeline, store, clock::system()).await {
-            Ok((log, damage)) => {
-                let done = here(&log, pipeline, store, damage).await;
-                let ended = tokio::task::spawn_blocking(move || log.shut_down());
-                done?;
-                ended.await?;
+        let mut told = false;
+        loop {
+            match open_log_of(pipeline, store, clock::system()).await {
+                Ok((log, damage)) => {
+                    let done = here(&log, pipeline, store, damage).await;
+                    let ended = tokio::task::spawn_blocking(move || log.shut_down());
+                    done?;
+                    ended.await?;
+                    break;
+                }
+                Err(error) if matches!(error.downcast_ref(), Some(OpenError::Locked { .. })) => {
+                    if !std::mem::replace(&mut told, true) {
+                        eprintln!(
+                            "another process has the log: a daemon does this now, also if this command is \
+                             interrupted; `thalweg status` tells what hinders it"
+                        );
+                    }
+                    if await_daemon(&pipeline.stream, store).await? {
+                        break;
+                    }
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) if matches!(error.downcast_ref(), Some(OpenError::Locked { .. })) => {
-                eprintln!("a daemon runs; it does this now, also if this command is interrupted");
-                await_daemon(&pipeline.stream, store).await?;
-            }
-            Err(error) => return Err(error),
         }
         let wanted =
             |erasure: &Erasure| id.map_or(open.contains(&erasure.erasure_id), |id| id == erasure.erasure_id);
@@ -199,13 +214,17 @@ async fn here(
     Ok(())
 }
 
-/// Waits until a running daemon has done its stream's part of everything.
-async fn await_daemon(stream: &str, store: &Store) -> Result<()> {
+/// Waits a while for a daemon that runs to do its stream's part of everything;
+/// whether it has.
+async fn await_daemon(stream: &str, store: &Store) -> Result<bool> {
     let is_left = |erasure: &Erasure| erasure.open_part(stream).is_some() || erasure.is_everywhere();
-    while store.erasures(true).await?.iter().any(is_left) {
+    for _ in 0..LOOKS {
+        if !store.erasures(true).await?.iter().any(is_left) {
+            return Ok(true);
+        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    Ok(())
+    Ok(false)
 }
 
 fn text(asked: &Asked) -> String {

@@ -14,7 +14,10 @@ use crate::{
     config::Pipeline,
     daemon::{archive_of, open_artifacts, open_log_of},
     log::OpenError,
-    pipeline::retention::{Due, DueArtifact, Keeper},
+    pipeline::{
+        ownership,
+        retention::{Due, DueArtifact, Keeper},
+    },
     store::Store,
 };
 
@@ -49,6 +52,7 @@ impl Retention {
             );
         }
         let store = offline::store(&pipeline).await?;
+        ownership::claim(&pipeline.data_dir, &store, &pipeline.stream, false, clock::system_ms()).await?;
         let keeper = Keeper::new(&pipeline, store.clone(), clock::system());
         let due = match self.dry_run {
             true => keeper.due().await.map_err(Into::into),

@@ -308,10 +308,8 @@ impl LogWriter {
         answer.await.unwrap_or(Err(AppendError::Closed))
     }
 
-    /// Has whatever earlier segments left in the files of this log's present
-    /// and future ones overwritten: their frames are in sealed segments by now,
-    /// or were erased from them. Takes about as long as writing a segment, and
-    /// appends wait meanwhile.
+    /// Has whatever an earlier segment left in the active file overwritten.
+    /// Takes about as long as writing a segment, and appends wait meanwhile.
     pub async fn scrub(&self) -> Result<(), AppendError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Scrub(reply)).map_err(|_| AppendError::Closed)?;
@@ -375,6 +373,8 @@ impl Ready {
         let spares = Arc::new(Spares::new(directory.clone(), settings.segment_bytes.0));
         let recovered = recovery::recover(&directory, settings, &spares, &clock, &mut draw_id, known)?;
         let shared = recovered.share(stream);
+        // An erasure may have been the last thing that an earlier process did.
+        spares.use_none_up_to(recovered.active.base_offset());
         let (requests, received) = crossbeam_channel::unbounded();
         let writer = Writer {
             shared: shared.clone(),
@@ -502,6 +502,15 @@ impl Sealer {
     /// base. It must be durable.
     pub fn renew(&self, sealed: segment::Reader) {
         self.shared.insert(sealed.info().base_offset, Segment::Sealed(Arc::new(sealed)));
+    }
+
+    /// Removes the files that are kept for the next segments, and uses none
+    /// again that is in use now: what earlier segments left in them was sealed
+    /// since, or erased.
+    pub fn discard_spares(&self) -> std::io::Result<()> {
+        self.spares.discard()?;
+        self.spares.use_none_up_to(self.shared.durable.borrow().active_base);
+        Ok(())
     }
 
     /// Readers no longer find the segment that begins at `base`. Its file is

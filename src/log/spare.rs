@@ -42,17 +42,18 @@ pub enum TakeError {
 pub struct Spares {
     directory: Directory,
     bytes: u64,
-    /// Serialises every touch of them.
-    slot: Mutex<()>,
+    /// Serialises every touch of them. Files of segments up to this base are
+    /// not used again: their ends may hold what nobody shall find.
+    slot: Mutex<Option<u64>>,
 }
 
 impl Spares {
     /// Files of `bytes` bytes in `directory`.
     pub fn new(directory: Directory, bytes: u64) -> Self {
-        Self { directory, bytes, slot: Mutex::new(()) }
+        Self { directory, bytes, slot: Mutex::new(None) }
     }
 
-    fn hold(&self) -> MutexGuard<'_, ()> {
+    fn hold(&self) -> MutexGuard<'_, Option<u64>> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -112,15 +113,22 @@ impl Spares {
         if !raw.damage().is_empty() {
             return self.put_aside(&path).map(drop);
         }
-        let same_size = raw.capacity() == self.bytes;
+        let (same_size, base) = (raw.capacity() == self.bytes, raw.base_offset());
         let unread = Arc::into_inner(raw).is_some();
-        let _held = self.hold();
+        let held = self.hold();
+        let is_clean = held.is_none_or(|last| base > last);
         let io = self.directory.io();
-        match self.spare(|len| len != Some(self.bytes))?.filter(|_| same_size && unread) {
+        match self.spare(|len| len != Some(self.bytes))?.filter(|_| same_size && unread && is_clean) {
             Some(free) => io.rename(&path, &free)?,
             None => io.remove(&path)?,
         }
         self.directory.sync()
+    }
+
+    /// Has no file used again of a segment that begins at `last` or before.
+    pub fn use_none_up_to(&self, last: u64) {
+        let mut held = self.hold();
+        *held = Some(held.map_or(last, |before| before.max(last)));
     }
 
     /// Removes every file that is kept ready.

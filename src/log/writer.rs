@@ -296,18 +296,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes the files that are kept for the next segments, and overwrites
-    /// what the active one holds beyond its end: both may have been in use
-    /// before. Appends wait meanwhile, about as long as a segment is written.
+    /// Overwrites what the active file holds beyond its end: it may have been
+    /// in use before. Appends wait meanwhile, about as long as a segment is
+    /// written.
     fn scrub(&mut self) -> Result<(), AppendError> {
         let failed = |e: io::Error| match e.kind() {
             // Of a file system that never writes in place.
             io::ErrorKind::StorageFull => AppendError::full(&e),
             _ => AppendError::failed("overwriting", self.active.path(), &e),
         };
-        self.spares.discard().map_err(failed)?;
         Spares::overwrite(&*self.active.file, self.position).map_err(failed)?;
-        self.prepare_spare();
         Ok(())
     }
 

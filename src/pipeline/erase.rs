@@ -45,7 +45,7 @@ use crate::{
     record::Defaults,
     redis::Redis,
     segment::{self, SealError},
-    store::{Erasure, Forgetting, StoreError, Subject},
+    store::{DeadLetter, Erasure, Forgetting, StoreError, Subject},
 };
 
 /// Why an erasure stopped. It goes on where it is run again.
@@ -97,6 +97,9 @@ pub enum EraseError {
         /// What the system said.
         source: io::Error,
     },
+    /// It was told to stop.
+    #[error("the erasure was told to stop")]
+    Stopped,
     /// Work on another thread panicked.
     #[error("a step of the erasure broke off: {0}")]
     Panicked(#[from] tokio::task::JoinError),
@@ -110,6 +113,8 @@ const READ_BYTES: usize = 1 << 20;
 
 /// How often it is looked for something to erase.
 const EVERY: Duration = Duration::from_secs(5);
+/// The longest wait after failures.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// Erases from one stream.
 pub struct Eraser {
@@ -122,6 +127,9 @@ pub struct Eraser {
     shared: Option<(Redis, Duration)>,
     /// How far derivation is, where it is going on meanwhile.
     derived: Option<Arc<Progress>>,
+    /// Asked between two steps: a step that is begun is ended, for it may
+    /// publish files.
+    stop: CancellationToken,
 }
 
 impl Eraser {
@@ -139,7 +147,14 @@ impl Eraser {
             cpu: archive.cpu.clone(),
         };
         let ttl = pipeline.redis.as_ref().map(|settings| settings.cache_ttl.0);
-        Self { archive, writer, packer, shared: redis.zip(ttl), derived: None }
+        Self {
+            archive,
+            writer,
+            packer,
+            shared: redis.zip(ttl),
+            derived: None,
+            stop: CancellationToken::new(),
+        }
     }
 
     /// The same, while derivation goes on and tells `progress` how far it is.
@@ -150,23 +165,31 @@ impl Eraser {
 
     /// Erases whatever is asked for, until told to stop. A failure is shown
     /// and tried again.
-    pub async fn run(self, progress: Arc<Progress>, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(mut self, progress: Arc<Progress>, stop: CancellationToken) -> anyhow::Result<()> {
+        self.stop = stop.clone();
+        let mut wait = EVERY;
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                erased = self.erase_all() => match erased {
-                    Ok(_) => progress.well("erasure"),
-                    Err(error) => {
-                        tracing::error!(%error, stream = self.stream(), "an erasure failed; it is tried again");
-                        progress.trouble("erasure", error.to_string());
-                    }
-                },
+            match self.erase_all().await {
+                Ok(_) => {
+                    progress.well("erasure");
+                    wait = EVERY;
+                }
+                Err(EraseError::Stopped) => return Ok(()),
+                Err(error) => {
+                    tracing::error!(%error, stream = self.stream(), "an erasure failed; it is tried again");
+                    progress.trouble("erasure", error.to_string());
+                    wait = (2 * wait).min(LONGEST_WAIT);
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    fn go_on(&self) -> Result<(), EraseError> {
+        if self.stop.is_cancelled() { Err(EraseError::Stopped) } else { Ok(()) }
     }
 
     fn stream(&self) -> &str {
@@ -218,6 +241,10 @@ impl Eraser {
         work.rewrite_packs().await?;
         work.remove_dead_letters().await?;
         work.empty_quarantine()?;
+        // What was closed meanwhile may have stale ends as well.
+        self.archive.archive_closed().await?;
+        let spares = |source| EraseError::Io { path: self.archive.folder.clone(), source };
+        self.archive.sealer.discard_spares().map_err(spares)?;
         self.writer.scrub().await?;
         // What a replay put back meanwhile.
         work.forget_rows(subject).await?;
@@ -225,11 +252,11 @@ impl Eraser {
         if subject.session.is_none() {
             store.drop_empty_tenant(&subject.tenant).await?;
         }
-        let objects = self.archive.artifacts.delete_doomed().await?;
+        let objects = self.archive.artifacts.delete_doomed((self.archive.clock)()).await?;
         work.report.objects.extend(objects);
         work.note(Some((self.archive.clock)())).await?;
         if let Some(progress) = &self.derived {
-            progress.ask(store, stream).await?;
+            progress.ask(store, &self.packer.pipeline, stream).await?;
         }
         Ok(work.report)
     }
@@ -238,12 +265,20 @@ impl Eraser {
     /// was when this was asked. Everything before it is closed, and derived if
     /// it is derived here.
     async fn until(&self, erasure: &Erasure) -> Result<u64, EraseError> {
-        let end = self.writer.close_segment().await?;
-        self.archive.store.begin_erasure(erasure.erasure_id, self.stream(), end).await?;
-        let part = erasure.open_part(self.stream());
-        let until = part.and_then(|part| part.until_offset).unwrap_or(end);
+        let known = erasure.open_part(self.stream()).and_then(|part| part.until_offset);
+        let active_base = self.archive.log.durable().borrow().active_base;
+        let until = match known {
+            Some(until) if until <= active_base => until,
+            // Not closed yet, or opened again with what was not.
+            _ => {
+                let end = self.writer.close_segment().await?;
+                self.archive.store.begin_erasure(erasure.erasure_id, self.stream(), end).await?;
+                known.unwrap_or(end)
+            }
+        };
         if let Some(progress) = &self.derived {
-            while progress.snapshot().next_offset < until {
+            while progress.next_offset() < until {
+                self.go_on()?;
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -302,6 +337,7 @@ impl Work<'_> {
             if offsets.is_empty() {
                 return Ok(());
             }
+            self.eraser.go_on()?;
             self.forget(&offsets).await?;
             self.note(None).await?;
         }
@@ -345,18 +381,19 @@ impl Work<'_> {
     /// Removes the dead letters that hold, or name, the subject. Those of
     /// frames in the log went with their offsets.
     async fn remove_dead_letters(&mut self) -> Result<(), EraseError> {
-        let store = &self.eraser.archive.store;
-        let mut after = 0;
+        let (store, pipeline) = (&self.eraser.archive.store, &self.eraser.packer.pipeline);
+        let (explicit, mut after) = (self.matcher.explicit(), 0);
         loop {
             let page = store.dead_letters(None, after, PAGE).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.id;
-            let held = |payload: &Vec<u8>| self.matcher.takes(payload);
-            let ids: Vec<i64> = page
-                .iter()
-                .filter(|one| one.letter.payload.as_ref().is_some_and(held))
-                .map(|one| one.id)
-                .collect();
+            // Whose it is by default is known of one's own pipeline only.
+            let takes = |one: &&DeadLetter| match (&one.letter.payload, one.letter.pipeline == *pipeline) {
+                (Some(payload), true) => self.matcher.takes(payload),
+                (Some(payload), false) => explicit.takes(payload),
+                (None, _) => false,
+            };
+            let ids: Vec<i64> = page.iter().filter(takes).map(|one| one.id).collect();
             self.report.dead_letters += store.remove_dead_letters(&ids).await?;
         }
     }

@@ -140,10 +140,8 @@ impl Progress {
     }
 
     /// As [`Self::correct`], of a stream whose counters others have moved.
-    pub async fn ask(&self, store: &Store, stream: &str) -> Result<(), StoreError> {
-        let checkpoints = store.checkpoints().await?;
-        let of_stream = checkpoints.into_iter().find(|(_, of, _)| of == stream);
-        of_stream.into_iter().for_each(|(_, _, checkpoint)| self.correct(checkpoint));
+    pub async fn ask(&self, store: &Store, pipeline: &str, stream: &str) -> Result<(), StoreError> {
+        store.counts(pipeline, stream).await?.into_iter().for_each(|counts| self.correct(counts));
         Ok(())
     }
 

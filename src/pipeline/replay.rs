@@ -336,22 +336,40 @@ impl Replay {
     }
 
     /// Of `rows` those that were left out as duplicates of records that have
-    /// been taken away since; each content once.
+    /// been erased since; each content once.
     async fn bereft(
         &self,
         rows: &BTreeMap<u64, RecordRow>,
         outcomes: impl IntoIterator<Item = &OutcomeRow>,
     ) -> Result<BTreeSet<u64>, StoreError> {
         let duplicates = outcomes.into_iter().filter(|o| o.kind == OutcomeKind::Deduplicated);
-        let mut first: BTreeMap<[u8; 32], u64> = BTreeMap::new();
-        for offset in duplicates.map(|o| o.offset) {
-            if let Some(key) = rows.get(&offset).and_then(|row| row.dedupe_key) {
-                first.entry(key).or_insert(offset);
+        let mut first: BTreeMap<[u8; 32], (u64, String)> = BTreeMap::new();
+        for duplicate in duplicates {
+            if let Some(key) = rows.get(&duplicate.offset).and_then(|row| row.dedupe_key) {
+                first.entry(key).or_insert_with(|| (duplicate.offset, duplicate.detail.clone()));
             }
         }
         let keys: Vec<[u8; 32]> = first.keys().copied().collect();
         let held = self.store.known(&keys).await?;
-        Ok(first.into_iter().filter(|(key, _)| !held.contains_key(key)).map(|(_, offset)| offset).collect())
+        first.retain(|key, _| !held.contains_key(key));
+        let mut bereft = BTreeSet::new();
+        for (offset, twin) in first.into_values() {
+            if !self.has_expired(&twin).await? {
+                bereft.insert(offset);
+            }
+        }
+        Ok(bereft)
+    }
+
+    /// Whether the record at STREAM/OFFSET was older than records are kept:
+    /// what it was the duplicate of is then as old.
+    async fn has_expired(&self, place: &str) -> Result<bool, StoreError> {
+        let Some((stream, Ok(offset))) = place.rsplit_once('/').map(|(s, offset)| (s, offset.parse::<u64>()))
+        else {
+            return Ok(false);
+        };
+        let outcomes = self.store.outcomes(&self.pipeline, stream, offset, offset + 1).await?;
+        Ok(outcomes.iter().any(|outcome| outcome.reason == Forgetting::Expired.as_str()))
     }
 
     async fn restore(

@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     config::{Pipeline, Retention},
     durable,
-    store::{Damage, DamageKind, Forgetting, PinnedRecords, SegmentRow, Store, StoreError},
+    store::{Damage, DamageKind, DeadLetter, Forgetting, PinnedRecords, SegmentRow, Store, StoreError},
     units::Period,
 };
 
@@ -82,7 +82,10 @@ const PAGE: u32 = 1_000;
 /// Keeps one stream as long as its pipeline says.
 #[derive(Clone)]
 pub struct Keeper {
+    pipeline: String,
     stream: String,
+    /// Whether the pipeline derives: what it has not read yet stays.
+    derives: bool,
     store: Store,
     settings: Retention,
     clock: Clock,
@@ -91,7 +94,14 @@ pub struct Keeper {
 impl Keeper {
     /// Of the stream of `pipeline`.
     pub fn new(pipeline: &Pipeline, store: Store, clock: Clock) -> Self {
-        Self { stream: pipeline.stream.clone(), store, settings: pipeline.retention.clone(), clock }
+        Self {
+            pipeline: pipeline.name.clone(),
+            stream: pipeline.stream.clone(),
+            derives: pipeline.derive.enabled,
+            store,
+            settings: pipeline.retention.clone(),
+            clock,
+        }
     }
 
     /// Takes away what is due, now and then, until told to stop. A failure is
@@ -130,7 +140,7 @@ impl Keeper {
     async fn apply_and_tell(&self, archive: &Archive, progress: &Progress) -> Result<Due, RetentionError> {
         let done = self.apply(archive).await?;
         if done.records > 0 {
-            progress.ask(&self.store, &self.stream).await?;
+            progress.ask(&self.store, &self.pipeline, &self.stream).await?;
         }
         Ok(done)
     }
@@ -187,7 +197,7 @@ impl Keeper {
         done.packs = self.old_packs().await?;
         let packs: Vec<String> = done.packs.iter().filter_map(|pack| pack.digest.clone()).collect();
         self.store.doom(&packs, None, (self.clock)()).await?;
-        archive.artifacts.delete_doomed().await?;
+        archive.artifacts.delete_doomed((self.clock)()).await?;
         Ok(done)
     }
 
@@ -212,16 +222,20 @@ impl Keeper {
     async fn old_letters(&self, after: i64) -> Result<Option<(i64, Vec<i64>)>, RetentionError> {
         let Some(before) = self.before(self.settings.dead_letters) else { return Ok(None) };
         let page = self.store.dead_letters(None, after, PAGE).await?;
-        let old = page.iter().filter(|one| one.letter.at_ms < before).map(|one| one.id).collect();
+        let is_old = |one: &&DeadLetter| one.letter.pipeline == self.pipeline && one.letter.at_ms < before;
+        let old = page.iter().filter(is_old).map(|one| one.id).collect();
         Ok(page.last().map(|last| (last.id, old)))
     }
 
     /// Segments that are old, derived, and hold nothing that is pinned.
     async fn old_segments(&self) -> Result<Vec<SegmentRow>, RetentionError> {
         let Some(before) = self.before(self.settings.segments) else { return Ok(Vec::new()) };
-        let checkpoints = self.store.checkpoints().await?;
-        let readers = checkpoints.iter().filter(|(_, stream, _)| *stream == self.stream);
-        let derived = readers.map(|(_, _, checkpoint)| checkpoint.next_offset).min().unwrap_or(u64::MAX);
+        let derived = match self.derives {
+            true => {
+                self.store.counts(&self.pipeline, &self.stream).await?.map_or(0, |counts| counts.next_offset)
+            }
+            false => u64::MAX,
+        };
         let (pins, pinned, mut old) = (&self.settings.pins, self.pinned(), Vec::new());
         for row in self.store.segments(&self.stream).await? {
             let is_pinned = row.artifact.as_ref().is_some_and(|digest| pins.holds(digest));
@@ -259,8 +273,9 @@ impl Keeper {
         Ok(packs.into_values().filter(is_old).collect())
     }
 
-    /// Takes a segment away: from here on its offsets are known to be gone,
-    /// then nobody knows of it, then it is.
+    /// Takes a segment away: its offsets are known to be gone before the file
+    /// is, and the catalog forgets it last, so the next run finds what this one
+    /// has left.
     async fn remove(&self, row: &SegmentRow, archive: &Archive) -> Result<(), RetentionError> {
         let name = format!("{:020}.seg.zst", row.base_offset);
         let now = (self.clock)();
@@ -277,9 +292,6 @@ impl Keeper {
         if !known.iter().any(|one| one.kind == gone.kind && one.first_offset == gone.first_offset) {
             self.store.put_damage(&self.stream, &[gone]).await?;
         }
-        let digests: Vec<String> = row.artifact.iter().cloned().collect();
-        self.store.doom(&digests, None, now).await?;
-        self.store.remove_segment(&self.stream, row.base_offset).await?;
         archive.sealer.forget(row.base_offset);
         let path = archive.folder.join(name);
         let at = |source| RetentionError::Io { path: path.clone(), source };
@@ -287,7 +299,10 @@ impl Keeper {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),
             _ => {}
         }
-        durable::sync_dir(&archive.folder).map_err(at)
+        durable::sync_dir(&archive.folder).map_err(at)?;
+        let digests: Vec<String> = row.artifact.iter().cloned().collect();
+        self.store.doom(&digests, None, now).await?;
+        Ok(self.store.remove_segment(&self.stream, row.base_offset).await?)
     }
 }
 

@@ -1,5 +1,7 @@
 //! A batch made ready to be written, whatever the database.
 
+use std::collections::HashSet;
+
 use rayon::prelude::*;
 
 use super::error::StoreError;
@@ -14,6 +16,19 @@ pub(super) struct Analysed {
 }
 
 impl Analysed {
+    /// Without the records at these offsets.
+    pub fn leave_out(&mut self, gone: &HashSet<u64>) {
+        if gone.is_empty() {
+            return;
+        }
+        let (records, terms) = std::mem::take(&mut self.batch.records)
+            .into_iter()
+            .zip(std::mem::take(&mut self.terms))
+            .filter(|(record, _)| !gone.contains(&record.offset))
+            .unzip();
+        (self.batch.records, self.terms) = (records, terms);
+    }
+
     /// Refuses vectors that must not be stored and finds the terms of every
     /// text, off the async threads. `dimensions` are those of the batch's
     /// space, if it has vectors.

@@ -433,8 +433,9 @@ answered_by_each! {
         now_ms: i64,
     ) -> Result<(), StoreError>;
 
-    /// Locations of the objects that are to be deleted.
-    pub async fn doomed(&self) -> Result<Vec<String>, StoreError>;
+    /// Locations of the objects that are to be deleted, and since when, in
+    /// milliseconds since the Unix epoch.
+    pub async fn doomed(&self) -> Result<Vec<(String, i64)>, StoreError>;
 
     /// The object at `location` is deleted.
     pub async fn object_deleted(&self, location: &str) -> Result<(), StoreError>;

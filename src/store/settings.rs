@@ -66,7 +66,7 @@ pub struct VectorIndex {
 
 impl Default for VectorIndex {
     fn default() -> Self {
-        Self { above: 10_000, m: 16, ef_construction: 64, ef_search: 200, build_memory: ByteSize::mib(256) }
+        Self { above: 10_000, m: 16, ef_construction: 64, ef_search: 300, build_memory: ByteSize::mib(256) }
     }
 }
 

@@ -12,7 +12,7 @@ use thalweg::pipeline::pack::{PackError, Period};
 
 use crate::{
     cli::{fails, json_of, pipeline},
-    daemon::{Daemon, Site, TCP},
+    daemon::{Daemon, Site, TCP, eventually},
     objects::s3,
     producer::{Producer, frame},
 };
@@ -174,11 +174,15 @@ async fn a_pack_that_could_not_be_put_is_put_by_the_next_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sealed_while_it_is_packed_is_not_taken_for_lost() {
-    let site = Site::new(TCP);
-    let file = pipeline(&site);
+    let site = Site::new(&format!("{TCP}[log]\nsegment_age = \"1s\"\n"));
     let daemon = site.start();
+    let sealed = async |segments: usize| {
+        eventually("a segment is sealed", async || site.log_files(".seg.zst").len() == segments).await;
+    };
+    // The file of a log's first segment is not used again.
     send(&daemon, &(0..20).map(document).collect::<Vec<_>>()).await;
-    daemon.stop_drained();
+    sealed(1).await;
+    send(&daemon, &(20..40).map(document).collect::<Vec<_>>()).await;
     let settings = thalweg::config::load(&site.pipeline(), &|_| None).unwrap();
     let store = site.store().await;
     let artifacts = thalweg::daemon::open_artifacts(&settings, &store).unwrap();
@@ -188,7 +192,8 @@ async fn what_is_sealed_while_it_is_packed_is_not_taken_for_lost() {
         thalweg::daemon::packer_of(&settings, log, &store, &artifacts).unwrap()
     };
     let before = packer();
-    json_of(0, &["segments", "seal", "-p", &file]);
+    sealed(2).await;
+    eventually("its file is kept", async || site.log_files(".log").len() == 1).await;
     for entry in fs::read_dir(site.log_folder()).unwrap() {
         let path = entry.unwrap().path();
         if path.to_str().unwrap().contains("spare.") {
@@ -200,7 +205,8 @@ async fn what_is_sealed_while_it_is_packed_is_not_taken_for_lost() {
     let moved = before.plan(Period::default(), |_, _| ()).await;
     assert!(matches!(moved, Err(PackError::Moved { .. })), "{moved:?}");
     let found = packer().plan(Period::default(), |_, _| ()).await.unwrap().pack.unwrap();
-    assert_eq!((found.meta.documents, found.meta.lost), (20, 0));
+    assert_eq!((found.meta.documents, found.meta.lost), (40, 0));
+    daemon.stop_drained();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,9 @@ use anyhow::Result;
 use tokio::runtime::Runtime;
 
 use super::{
-    Better, Case, Options, load::sample, progress, quantile,
+    Better, Case, Options,
+    load::sample,
+    progress, quantile,
     search::{QUESTIONS, RECALL, Texts, ask},
 };
 use crate::{

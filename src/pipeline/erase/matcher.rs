@@ -19,6 +19,11 @@ impl Matcher {
         Self { subject: subject.clone(), default_tenant: defaults.tenant.clone() }
     }
 
+    /// Of records that name their tenant only.
+    pub fn explicit(&self) -> Self {
+        Self { default_tenant: String::new(), ..self.clone() }
+    }
+
     /// Whether `payload` is one of the subject's records, or something else
     /// that names it.
     pub fn takes(&self, payload: &[u8]) -> bool {

@@ -65,6 +65,7 @@ impl Work<'_> {
         let mut affected: BTreeMap<u64, u64> = BTreeMap::new();
         let mut ranges = Vec::new();
         for (base, reader) in self.sealed() {
+            self.eraser.go_on()?;
             let (looked, scan) = (emptied.clone(), reader.clone());
             let found = self.eraser.archive.cpu.run(move || looked.offsets(&scan)).await?;
             // Frames that were never rows count as erased as well.
@@ -121,6 +122,7 @@ impl Work<'_> {
         emptied: &Emptied,
         frames: u64,
     ) -> Result<(), EraseError> {
+        self.eraser.go_on()?;
         let archive = &self.eraser.archive;
         let info = reader.info().clone();
         let path = archive.folder.join(format!("{:020}.seg.zst", info.base_offset));
@@ -155,13 +157,17 @@ impl Work<'_> {
         self.note(None).await
     }
 
-    /// Dictionaries of this stream that segments in `ranges` were samples of.
+    /// Dictionaries of this stream that segments in `ranges` were samples of, or
+    /// segments that nobody can look at any more.
     async fn retired(&self, ranges: &[Range<u64>]) -> Result<BTreeSet<[u8; 32]>, EraseError> {
         let mut retired = BTreeSet::new();
+        let there: Vec<Range<u64>> =
+            self.sealed().iter().map(|(base, reader)| *base..reader.info().end_offset).collect();
+        let within = |ranges: &[Range<u64>], base: u64| ranges.iter().any(|range| range.contains(&base));
         for (row, meta) in self.artifacts("dictionary").await? {
             let samples = meta.get("trained_on").and_then(Value::as_array).into_iter().flatten();
             let mut bases = samples.filter_map(|used| used.get("base_offset")?.as_u64());
-            if bases.any(|base| ranges.iter().any(|range| range.contains(&base))) {
+            if bases.any(|base| within(ranges, base) || (base < self.until && !within(&there, base))) {
                 retired.extend(Identity::digest_of_hex(&row.digest));
             }
         }
@@ -184,11 +190,17 @@ impl Work<'_> {
         let archive = &self.eraser.archive;
         let library = Library::of_segments(&archive.folder);
         let digests: Vec<String> = retired.iter().map(|digest| hex(digest)).collect();
+        let remove = || {
+            retired.iter().try_for_each(|digest| {
+                let failed = |source| EraseError::Io { path: library.path(digest), source };
+                library.remove(digest).map_err(failed)
+            })
+        };
+        // While the registry knows which, and once more for a copy that was
+        // put back from there meanwhile.
+        remove()?;
         archive.store.doom(&digests, None, (archive.clock)()).await?;
-        for digest in retired {
-            let failed = |source| EraseError::Io { path: library.path(digest), source };
-            library.remove(digest).map_err(failed)?;
-        }
+        remove()?;
         self.report.dictionaries.extend(digests);
         self.note(None).await
     }

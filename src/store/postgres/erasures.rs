@@ -139,14 +139,14 @@ impl PostgresStore {
         session.commit(doing).await
     }
 
-    pub async fn doomed(&self) -> Result<Vec<String>, StoreError> {
+    pub async fn doomed(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let mut session = self.read().await?;
         session
             .query(
-                "SELECT location FROM thalweg.doomed d WHERE NOT EXISTS (
+                "SELECT location, since_ms FROM thalweg.doomed d WHERE NOT EXISTS (
                      SELECT FROM thalweg.artifacts a WHERE a.location = d.location) ORDER BY location",
             )
-            .scalars(&mut session)
+            .all(&mut session)
             .await
             .doing("reading the condemned objects")
     }

@@ -2,6 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Executor};
 
+use super::lost;
 use super::text::stored;
 use super::vectors::small;
 use super::{PostgresStore, Session, array};
@@ -158,7 +159,7 @@ impl PostgresStore {
         let rows =
             ["records", "chunks", "tenants", "partitions", "dedupe", "outcomes", "dead_letters", "erasures"];
         for table in rows.iter().map(|table| format!("thalweg.{table}")).chain(tables) {
-            connection.execute(AssertSqlSafe(format!("VACUUM {table}"))).await.doing(doing)?;
+            connection.execute(AssertSqlSafe(format!("VACUUM (ANALYZE) {table}"))).await.doing(doing)?;
         }
         Ok(())
     }
@@ -206,7 +207,10 @@ async fn resettle(
             .await
             .doing("settling outcomes")?;
         let read = start.cast_unsigned()..next.cast_unsigned();
-        let read: Vec<u64> = offsets.iter().copied().filter(|offset| read.contains(offset)).collect();
+        let mut read: Vec<u64> = offsets.iter().copied().filter(|offset| read.contains(offset)).collect();
+        read.sort_unstable();
+        // What a repair has brought back is lost no more.
+        lost::take_back(session, &pipeline, stream, &read).await?;
         let moved = Resettled::of(read.iter().copied(), &noted, why);
         if moved.dead_lettered > 0 {
             session
@@ -254,6 +258,8 @@ async fn resettle(
 
 async fn remove(session: &mut Session, going: &Going) -> Result<(), sqlx::Error> {
     let chunks = going.chunks();
+    // First: whoever adds vectors to chunks meanwhile holds these.
+    session.query("DELETE FROM thalweg.chunks WHERE chunk_key = ANY($1)").bind(chunks).run(session).await?;
     for table in vector_tables(session).await? {
         for ((tenant_key, tier), chunks) in &going.partitions {
             let delete =
@@ -267,7 +273,6 @@ async fn remove(session: &mut Session, going: &Going) -> Result<(), sqlx::Error>
                 .await?;
         }
     }
-    session.query("DELETE FROM thalweg.chunks WHERE chunk_key = ANY($1)").bind(chunks).run(session).await?;
     session
         .query("DELETE FROM thalweg.records WHERE record_key = ANY($1)")
         .bind(going.records.iter().copied().collect::<Vec<_>>())

@@ -1,11 +1,14 @@
 //! Putting back what is missing of a range of offsets.
 
+use std::collections::HashSet;
+
 use super::commit::{batch_key, check_live};
 use super::lost;
 use super::new_rows::NewRows;
 use super::vectors::VectorTable;
 use super::{PostgresStore, Session, array};
 use crate::store::error::{Doing, StoreError};
+use crate::store::forget::Forgetting;
 use crate::store::replay::{Gaps, Replayed, StoredKeyRow, by_offset};
 use crate::store::rows::{Batch, OutcomeKind};
 
@@ -16,9 +19,8 @@ impl PostgresStore {
         stream: &str,
         batch: Batch,
     ) -> Result<Replayed, StoreError> {
-        let analysed = self.analyse(batch).await?;
-        let batch = &analysed.batch;
-        let vectors = self.table_of(batch).await?;
+        let mut analysed = self.analyse(batch).await?;
+        let vectors = self.table_of(&analysed.batch).await?;
         let mut session = self.begin_drawing_keys().await?;
         // One replay of a stream at a time, and none beside its live reader:
         // what is found missing below stays so until the commit.
@@ -29,6 +31,9 @@ impl PostgresStore {
             .await
             .doing("waiting for another replay")?;
         let next_offset = next_offset(&mut session, pipeline, stream).await?;
+        let gone = forgotten(&mut session, pipeline, stream, &analysed.batch).await?;
+        analysed.leave_out(&gone);
+        let batch = &analysed.batch;
         if batch.has_vectors() {
             check_live(&mut session, batch.space_key).await?;
         }
@@ -61,6 +66,30 @@ impl PostgresStore {
         session.commit("committing a replay").await?;
         Ok(gaps.replayed)
     }
+}
+
+/// Offsets of the batch that were taken away for good, by whoever read them
+/// again before that.
+async fn forgotten(
+    session: &mut Session,
+    pipeline: &str,
+    stream: &str,
+    batch: &Batch,
+) -> Result<HashSet<u64>, StoreError> {
+    let gone: Vec<i64> = session
+        .query(
+            "SELECT \"offset\" FROM thalweg.outcomes WHERE pipeline = $1 AND stream = $2
+                 AND reason IN ($3, $4) AND \"offset\" = ANY($5)",
+        )
+        .bind(pipeline.to_owned())
+        .bind(stream.to_owned())
+        .bind(Forgetting::Erased.as_str())
+        .bind(Forgetting::Expired.as_str())
+        .bind(array(batch.records.iter().map(|r| r.offset)))
+        .scalars(session)
+        .await
+        .doing("reading what was taken away")?;
+    Ok(gone.into_iter().map(i64::cast_unsigned).collect())
 }
 
 async fn stored_chunks(

@@ -180,7 +180,7 @@ impl VectorTable {
         let insert = format!(
             "INSERT INTO {name} SELECT i.* FROM pg_temp.incoming i
              JOIN thalweg.chunks c ON c.chunk_key = i.chunk_key ORDER BY i.chunk_key
-             ON CONFLICT DO NOTHING"
+             FOR KEY SHARE OF c ON CONFLICT DO NOTHING"
         );
         let added = session.query(sqlx::AssertSqlSafe(insert)).planned_anew().run(session).await?;
         session.query("DROP TABLE pg_temp.incoming").planned_anew().run(session).await?;

@@ -1,6 +1,6 @@
 //! One transaction: rows, vectors, keywords, outcomes and the checkpoint.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use sqlx::SqliteConnection;
 
@@ -29,7 +29,7 @@ impl SqliteStore {
         }
         move_checkpoint(&mut transaction, lease, &batch, tally).await?;
         let batch_key = batch_key(&mut transaction, &batch).await?;
-        let tenants = self.tenant_keys(&mut transaction, &batch.records).await?;
+        let tenants = Self::tenant_keys(&mut transaction, &batch.records).await?;
         let rows = NewRows {
             stream: &lease.stream,
             batch_key,
@@ -46,7 +46,6 @@ impl SqliteStore {
         write_outcomes(&mut transaction, lease, &batch).await?;
         lost::put(&mut transaction, &lease.pipeline, &lease.stream, &lost_of(&batch)).await?;
         transaction.commit().await.doing("committing a batch")?;
-        self.remember_tenants(tenants);
         lease.checkpoint = lease.checkpoint.advanced(to, tally);
         Ok(())
     }
@@ -63,29 +62,28 @@ impl SqliteStore {
     /// The key of every tenant named, new ones given within `connection`'s
     /// transaction.
     pub(super) async fn tenant_keys(
-        &self,
         connection: &mut SqliteConnection,
         records: &[RecordRow],
     ) -> Result<HashMap<String, i64>, StoreError> {
-        let mut keys = HashMap::new();
-        for record in records {
-            if keys.contains_key(&record.tenant) {
-                continue;
+        let names: BTreeSet<&str> = records.iter().map(|record| record.tenant.as_str()).collect();
+        let listed = serde_json::Value::from_iter(names.iter().copied()).to_string();
+        let known: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT name, tenant_key FROM tenants WHERE name IN (SELECT value FROM json_each(?))",
+        )
+        .bind(listed)
+        .fetch_all(&mut *connection)
+        .await
+        .doing("naming tenants")?;
+        let mut keys: HashMap<String, i64> = known.into_iter().collect();
+        for name in names {
+            if !keys.contains_key(name) {
+                let key = sqlx::query_scalar("INSERT INTO tenants (name) VALUES (?) RETURNING tenant_key")
+                    .bind(name)
+                    .fetch_one(&mut *connection)
+                    .await
+                    .doing("naming a tenant")?;
+                keys.insert(name.to_owned(), key);
             }
-            let key = match self.remembered_tenant(&record.tenant) {
-                Some(key) => key,
-                // The update changes nothing; it makes RETURNING answer for
-                // names that exist as well.
-                None => sqlx::query_scalar(
-                    "INSERT INTO tenants (name) VALUES (?)
-                     ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING tenant_key",
-                )
-                .bind(&record.tenant)
-                .fetch_one(&mut *connection)
-                .await
-                .doing("naming a tenant")?,
-            };
-            keys.insert(record.tenant.clone(), key);
         }
         Ok(keys)
     }

@@ -152,9 +152,9 @@ impl SqliteStore {
         transaction.commit().await.doing(doing)
     }
 
-    pub async fn doomed(&self) -> Result<Vec<String>, StoreError> {
-        sqlx::query_scalar(
-            "SELECT location FROM doomed WHERE location NOT IN (SELECT location FROM artifacts) ORDER BY location",
+    pub async fn doomed(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        sqlx::query_as(
+            "SELECT location, since_ms FROM doomed WHERE location NOT IN (SELECT location FROM artifacts) ORDER BY location",
         )
         .fetch_all(self.readers())
         .await

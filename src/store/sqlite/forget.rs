@@ -4,6 +4,7 @@ use sqlx::SqliteConnection;
 
 use super::SqliteStore;
 use super::insert::{insert_rows, json_array};
+use super::lost;
 use crate::store::error::{Doing, StoreError};
 use crate::store::forget::{Forgetting, Forgotten, Going, GoingRow, Resettled, Subject};
 
@@ -103,8 +104,6 @@ impl SqliteStore {
             .execute(&mut *transaction)
             .await
             .doing(doing)?;
-        // Whoever writes next holds the lock that this one lets go.
-        self.forget_tenant(name);
         transaction.commit().await.doing(doing)?;
         Ok(key.is_some())
     }
@@ -125,15 +124,19 @@ impl SqliteStore {
     pub async fn scrub(&self) -> Result<(), StoreError> {
         let doing = "writing the store anew";
         let mut connection = self.writer().acquire().await.doing(doing)?;
-        for statement in [
-            "INSERT INTO keywords (keywords) VALUES ('optimize')",
-            "PRAGMA wal_checkpoint(TRUNCATE)",
-            "VACUUM",
-            "PRAGMA wal_checkpoint(TRUNCATE)",
-        ] {
+        for statement in ["INSERT INTO keywords (keywords) VALUES ('optimize')", "VACUUM"] {
             sqlx::query(statement).execute(&mut *connection).await.doing(doing)?;
         }
-        Ok(())
+        // Says busy, rather than failing, while somebody reads what was before.
+        let busy: i64 = sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)")
+            .fetch_one(&mut *connection)
+            .await
+            .doing(doing)?;
+        match busy {
+            0 => Ok(()),
+            _ => Err(sqlx::Error::Protocol("another process reads the store as it was before".into()))
+                .doing(doing),
+        }
     }
 }
 
@@ -165,7 +168,10 @@ async fn resettle(
         .await
         .doing("settling outcomes")?;
         let read = start.cast_unsigned()..next.cast_unsigned();
-        let read: Vec<u64> = offsets.iter().copied().filter(|offset| read.contains(offset)).collect();
+        let mut read: Vec<u64> = offsets.iter().copied().filter(|offset| read.contains(offset)).collect();
+        read.sort_unstable();
+        // What a repair has brought back is lost no more.
+        lost::take_back(connection, &pipeline, stream, &read).await?;
         let moved = Resettled::of(read.iter().copied(), &noted, why);
         if moved.dead_lettered > 0 {
             sqlx::query(

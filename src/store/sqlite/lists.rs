@@ -36,9 +36,6 @@ impl SqliteStore {
 
     /// The tenant's key; none if the store has nothing of this tenant.
     async fn tenant_key(&self, name: &str) -> Result<Option<i64>, StoreError> {
-        if let Some(key) = self.remembered_tenant(name) {
-            return Ok(Some(key));
-        }
         sqlx::query_scalar("SELECT tenant_key FROM tenants WHERE name = ?")
             .bind(name)
             .fetch_optional(self.readers())

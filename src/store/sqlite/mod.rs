@@ -65,8 +65,6 @@ struct Inner {
     writer: SqlitePool,
     readers: SqlitePool,
     matrices: Matrices,
-    /// Nobody but this process takes a tenant away, so keys may be remembered.
-    tenants: Mutex<HashMap<String, i64>>,
     spaces: Mutex<HashMap<i64, Arc<SpaceRow>>>,
     frequencies: Frequencies,
 }
@@ -111,7 +109,6 @@ impl SqliteStore {
                 writer,
                 readers,
                 matrices: Matrices::new(settings.vector_memory.as_usize()),
-                tenants: Mutex::default(),
                 spaces: Mutex::default(),
                 frequencies: Frequencies::default(),
             }),
@@ -154,19 +151,6 @@ impl SqliteStore {
     /// to another writer half way.
     pub(super) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         self.inner.writer.begin_with("BEGIN IMMEDIATE").await.doing("beginning a transaction")
-    }
-
-    pub(super) fn remembered_tenant(&self, name: &str) -> Option<i64> {
-        self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
-    }
-
-    /// Only for keys whose transaction has committed.
-    pub(super) fn remember_tenants(&self, tenants: HashMap<String, i64>) {
-        self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).extend(tenants);
-    }
-
-    pub(super) fn forget_tenant(&self, name: &str) {
-        self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     pub(super) fn remembered_space(&self, space_key: i64) -> Option<Arc<SpaceRow>> {

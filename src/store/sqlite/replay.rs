@@ -1,5 +1,7 @@
 //! Putting back what is missing of a range of offsets.
 
+use std::collections::HashSet;
+
 use sqlx::SqliteConnection;
 
 use super::SqliteStore;
@@ -9,6 +11,7 @@ use super::lost;
 use super::new_rows::NewRows;
 use super::waiting::mark_changed;
 use crate::store::error::{Doing, StoreError};
+use crate::store::forget::Forgetting;
 use crate::store::replay::{Gaps, MissingVector, Replayed, StoredKeyRow, by_offset};
 use crate::store::rows::{Batch, OutcomeKind};
 use crate::store::vector::vector_bytes;
@@ -20,16 +23,18 @@ impl SqliteStore {
         stream: &str,
         batch: Batch,
     ) -> Result<Replayed, StoreError> {
-        let analysed = self.analyse(batch).await?;
-        let batch = &analysed.batch;
+        let mut analysed = self.analyse(batch).await?;
         let mut transaction = self.begin().await?;
+        let gone = forgotten(&mut transaction, pipeline, stream, &analysed.batch).await?;
+        analysed.leave_out(&gone);
+        let batch = &analysed.batch;
         if batch.has_vectors() {
             check_live(&mut transaction, batch.space_key).await?;
         }
         let stored = stored_chunks(&mut transaction, stream, batch).await?;
         let next_offset = next_offset(&mut transaction, pipeline, stream).await?;
         let gaps = Gaps::of(&analysed, by_offset(stored), next_offset);
-        let tenants = self.tenant_keys(&mut transaction, &batch.records).await?;
+        let tenants = Self::tenant_keys(&mut transaction, &batch.records).await?;
         let rows = NewRows {
             stream,
             batch_key: batch_key(&mut transaction, batch).await?,
@@ -43,9 +48,31 @@ impl SqliteStore {
         settle(&mut transaction, pipeline, stream, &gaps.complete).await?;
         lost::take_back(&mut transaction, pipeline, stream, &gaps.regained).await?;
         transaction.commit().await.doing("committing a replay")?;
-        self.remember_tenants(tenants);
         Ok(gaps.replayed)
     }
+}
+
+/// Offsets of the batch that were taken away for good, by whoever read them
+/// again before that.
+async fn forgotten(
+    connection: &mut SqliteConnection,
+    pipeline: &str,
+    stream: &str,
+    batch: &Batch,
+) -> Result<HashSet<u64>, StoreError> {
+    let gone: Vec<i64> = sqlx::query_scalar(
+        "SELECT \"offset\" FROM outcomes WHERE pipeline = ? AND stream = ? AND reason IN (?, ?)
+             AND \"offset\" IN (SELECT value FROM json_each(?))",
+    )
+    .bind(pipeline)
+    .bind(stream)
+    .bind(Forgetting::Erased.as_str())
+    .bind(Forgetting::Expired.as_str())
+    .bind(json_array(batch.records.iter().map(|r| r.offset.cast_signed())))
+    .fetch_all(connection)
+    .await
+    .doing("reading what was taken away")?;
+    Ok(gone.into_iter().map(i64::cast_unsigned).collect())
 }
 
 async fn stored_chunks(

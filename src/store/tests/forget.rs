@@ -5,6 +5,8 @@ use super::*;
 conformance! {
     what_is_forgotten_is_in_no_table_and_counted_as_rejected,
     a_tenant_that_comes_back_has_another_key_for_every_process,
+    what_was_read_before_it_was_forgotten_is_not_put_back,
+    a_lost_offset_that_a_repair_brought_back_can_be_forgotten,
     keys_are_not_given_twice,
     a_renewed_segment_and_its_object_change_places_at_once,
     an_erasure_is_remembered_until_every_stream_is_done_and_then_without_names,
@@ -122,6 +124,31 @@ async fn a_tenant_that_comes_back_has_another_key_for_every_process(on: Database
     }
 }
 
+async fn what_was_read_before_it_was_forgotten_is_not_put_back(on: Database) {
+    let fixture = mixed(on).await;
+    let store = &fixture.store;
+    store.forget("s", &[0, 6], Forgetting::Erased).await.unwrap();
+    store.forget("s", &[1], Forgetting::Expired).await.unwrap();
+    assert!(store.drop_empty_tenant("a").await.unwrap());
+    let before = counts(store).await;
+    let read =
+        [(0, "a"), (1, "b"), (6, "a")].map(|(offset, tenant)| record(offset, tenant, "river", unit(0)));
+    let replayed =
+        store.put_missing("p", "s", Batch { to: 7, ..fixture.batch(0, read.into()) }).await.unwrap();
+    assert_eq!((replayed.records, counts(store).await), (0, before));
+    assert_eq!((rows_of(store, "records").await, rows_of(store, "tenants").await), (4, 1));
+}
+
+async fn a_lost_offset_that_a_repair_brought_back_can_be_forgotten(on: Database) {
+    let fixture = Fixture::new(on).await;
+    let (store, mut lease) = (&fixture.store, fixture.lease().await);
+    let batch = Batch { to: 3, lost: 2, ..fixture.batch(0, vec![record(0, "a", "river", unit(0))]) };
+    store.commit(&mut lease, batch).await.unwrap();
+    store.forget("s", &[2], Forgetting::Erased).await.unwrap();
+    let now = counts(store).await;
+    assert_eq!((now.indexed, now.rejected, now.lost), (1, 1, 1));
+}
+
 async fn keys_are_not_given_twice(on: Database) {
     let fixture = mixed(on).await;
     let store = &fixture.store;
@@ -161,12 +188,12 @@ async fn a_renewed_segment_and_its_object_change_places_at_once(on: Database) {
     let (renewed, other) = (segment(0, "new"), segment(5, "other"));
     store.doom(&["old".into()], Some(&renewed), 7).await.unwrap();
     assert_eq!(store.segments("s").await.unwrap(), [renewed.clone(), other]);
-    assert_eq!(store.doomed().await.unwrap(), ["segment/old"]);
+    assert_eq!(store.doomed().await.unwrap(), [("segment/old".to_owned(), 7)]);
     store.doom(&["other".into()], None, 8).await.unwrap();
     assert_eq!(store.segments("s").await.unwrap(), [renewed]);
     // Registered again before it was deleted: it stays.
     store.put_artifact(&artifact("old")).await.unwrap();
-    assert_eq!(store.doomed().await.unwrap(), ["segment/other"]);
+    assert_eq!(store.doomed().await.unwrap(), [("segment/other".to_owned(), 8)]);
     store.object_deleted("segment/other").await.unwrap();
     assert!(store.doomed().await.unwrap().is_empty());
     let left: Vec<String> = store.artifacts().await.unwrap().into_iter().map(|row| row.digest).collect();

@@ -31,7 +31,7 @@ use crate::{
     dictionary::Library,
     durable,
     embed::{self, Cached, Embedder, SharedVectors, Space, Tier, TokenSpans},
-    log::{Directory, Log, LogReader, Recovery, segment_name},
+    log::{Directory, Log, Recovery, segment_name},
     pipeline::{
         Ingest,
         archive::Archive,
@@ -44,7 +44,6 @@ use crate::{
         erase::Eraser,
         inventory::Inventory,
         ownership,
-        pack::Packer,
         progress::Progress,
         retention::Keeper,
         search::Searcher,
@@ -289,25 +288,6 @@ pub fn archive_of(
         clock,
         cpu: Cpu::background()?,
         turn: Arc::default(),
-    })
-}
-
-/// Packs the documents of the stream of `pipeline`.
-pub fn packer_of(
-    pipeline: &Pipeline,
-    log: LogReader,
-    store: &Store,
-    artifacts: &Artifacts,
-) -> Result<Packer> {
-    Ok(Packer {
-        log,
-        store: store.clone(),
-        artifacts: artifacts.clone(),
-        pipeline: pipeline.name.clone(),
-        defaults: pipeline.defaults.clone(),
-        level: pipeline.segment.level,
-        folder: pipeline.data_dir.join("packs"),
-        cpu: Cpu::background()?,
     })
 }
 

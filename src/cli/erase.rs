@@ -120,11 +120,11 @@ impl Erase {
 
     async fn erase(self, pipeline: Pipeline) -> Result<ExitCode> {
         let store = offline::store(&pipeline).await?;
-        ownership::claim(&pipeline.data_dir, &store, &pipeline.stream, false, clock::system_ms()).await?;
         let subject = self.tenant.clone().map(|tenant| Subject { tenant, session: self.session.clone() });
         let code = match (subject, self.dry_run) {
             (Some(subject), true) => plan(&pipeline, &store, &subject, self.output).await,
             (Some(subject), false) => {
+                claim(&pipeline, &store).await?;
                 let streams = [pipeline.stream.clone()];
                 let id = store.ask_erasure(&subject, &streams, clock::system_ms()).await?;
                 self.carry_out(&pipeline, &store, Some(id)).await
@@ -134,7 +134,10 @@ impl Erase {
                 self.output.print(&asked, |asked| asked.iter().map(text).collect())?;
                 Ok(ExitCode::SUCCESS)
             }
-            (None, _) => self.carry_out(&pipeline, &store, None).await,
+            (None, _) => {
+                claim(&pipeline, &store).await?;
+                self.carry_out(&pipeline, &store, None).await
+            }
         };
         store.close().await;
         code
@@ -176,6 +179,11 @@ impl Erase {
         let done = told.iter().all(|asked| asked.done_ms.is_some());
         Ok(if done { ExitCode::SUCCESS } else { ExitCode::from(FOUND_WRONG) })
     }
+}
+
+/// Only who has the stream may have anything of it erased.
+async fn claim(pipeline: &Pipeline, store: &Store) -> Result<()> {
+    ownership::claim(&pipeline.data_dir, store, &pipeline.stream, false, clock::system_ms()).await
 }
 
 async fn plan(pipeline: &Pipeline, store: &Store, subject: &Subject, output: Output) -> Result<ExitCode> {

@@ -14,8 +14,9 @@ use super::{
 use crate::{
     clock,
     config::Pipeline,
-    daemon::{open_artifacts, packer_of},
-    pipeline::pack::{Outcome, Pack as Made, PackError, Period},
+    daemon::open_artifacts,
+    dataflow::Cpu,
+    pipeline::pack::{Outcome, Pack as Made, PackError, Packer, Period},
     units::{self, ByteSize},
 };
 
@@ -98,7 +99,7 @@ impl Pack {
         let artifacts = open_artifacts(&pipeline, &store)?;
         let outcome = loop {
             let (log, _) = offline::log(&pipeline)?;
-            let packer = packer_of(&pipeline, log, &store, &artifacts)?;
+            let packer = Packer::new(&pipeline, log, store.clone(), artifacts.clone(), Cpu::background()?);
             let mut meter = None;
             let told = |read, total| meter.get_or_insert_with(|| Meter::new(Some(total))).at(read, "");
             let outcome = match self.dry_run {

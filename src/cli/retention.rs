@@ -52,7 +52,6 @@ impl Retention {
             );
         }
         let store = offline::store(&pipeline).await?;
-        ownership::claim(&pipeline.data_dir, &store, &pipeline.stream, false, clock::system_ms()).await?;
         let keeper = Keeper::new(&pipeline, store.clone(), clock::system());
         let due = match self.dry_run {
             true => keeper.due().await.map_err(Into::into),
@@ -65,6 +64,7 @@ impl Retention {
 }
 
 async fn take_away(keeper: &Keeper, pipeline: &Pipeline, store: &Store) -> Result<Due> {
+    ownership::claim(&pipeline.data_dir, store, &pipeline.stream, false, clock::system_ms()).await?;
     let (log, damage) = match open_log_of(pipeline, store, clock::system()).await {
         Err(error) if matches!(error.downcast_ref(), Some(OpenError::Locked { .. })) => {
             bail!("{error}; a running daemon does this by itself, --dry-run says what");

@@ -136,16 +136,8 @@ impl Eraser {
     /// Of the stream of `pipeline`, whose segments `archive` knows; `redis` is
     /// what other daemons share with this one.
     pub fn new(pipeline: &Pipeline, writer: LogWriter, archive: Archive, redis: Option<Redis>) -> Self {
-        let packer = Packer {
-            log: archive.log.clone(),
-            store: archive.store.clone(),
-            artifacts: archive.artifacts.clone(),
-            pipeline: pipeline.name.clone(),
-            defaults: pipeline.defaults.clone(),
-            level: pipeline.segment.level,
-            folder: pipeline.data_dir.join("packs"),
-            cpu: archive.cpu.clone(),
-        };
+        let (log, store) = (archive.log.clone(), archive.store.clone());
+        let packer = Packer::new(pipeline, log, store, archive.artifacts.clone(), archive.cpu.clone());
         let ttl = pipeline.redis.as_ref().map(|settings| settings.cache_ttl.0);
         Self {
             archive,

@@ -34,6 +34,7 @@ use self::{
 use super::frames::{FrameRun, Frames, FramesError};
 use crate::{
     artifact::{ArtifactError, Artifacts, Description, hex},
+    config::Pipeline,
     dataflow::Cpu,
     log::{LogReader, Segment},
     record::Defaults,
@@ -190,6 +191,20 @@ pub struct Packer {
 }
 
 impl Packer {
+    /// Packs the stream of `pipeline`, read by `log`, on `cpu`.
+    pub fn new(pipeline: &Pipeline, log: LogReader, store: Store, artifacts: Artifacts, cpu: Cpu) -> Self {
+        Self {
+            log,
+            store,
+            artifacts,
+            pipeline: pipeline.name.clone(),
+            defaults: pipeline.defaults.clone(),
+            level: pipeline.segment.level,
+            folder: pipeline.data_dir.join("packs"),
+            cpu,
+        }
+    }
+
     /// Makes, puts and registers the pack of `period`. `told` hears how many
     /// frames were read, and of how many, after each run of them.
     ///

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use thalweg::pipeline::pack::{PackError, Period};
+use thalweg::pipeline::pack::{PackError, Packer, Period};
 
 use crate::{
     cli::{fails, json_of, pipeline},
@@ -189,7 +189,8 @@ async fn what_is_sealed_while_it_is_packed_is_not_taken_for_lost() {
     let packer = || {
         let root = thalweg::daemon::log_root(&settings);
         let (log, _) = thalweg::log::LogReader::open(&root, "main").unwrap();
-        thalweg::daemon::packer_of(&settings, log, &store, &artifacts).unwrap()
+        let cpu = thalweg::dataflow::Cpu::background().unwrap();
+        Packer::new(&settings, log, store.clone(), artifacts.clone(), cpu)
     };
     let before = packer();
     sealed(2).await;

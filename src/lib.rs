@@ -23,6 +23,7 @@ pub mod secret;
 pub mod setting;
 pub mod units;
 
+pub mod identity;
 pub mod redis;
 
 pub mod durable;

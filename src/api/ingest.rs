@@ -1,4 +1,4 @@
-//! `POST /v1/ingest`.
+//! `POST /api/v1/ingest`.
 
 use std::collections::VecDeque;
 

@@ -82,9 +82,9 @@ impl Api {
     /// All routes.
     pub fn router(self) -> Router {
         Router::new()
-            .route("/v1/ingest", post(ingest::ingest))
-            .route("/v1/search", post(search::search))
-            .route("/v1/status", get(status::status))
+            .route("/api/v1/ingest", post(ingest::ingest))
+            .route("/api/v1/search", post(search::search))
+            .route("/api/v1/status", get(status::status))
             .route("/health", get(status::ready))
             .route("/health/live", get(status::live))
             .route("/health/ready", get(status::ready))

@@ -1,4 +1,4 @@
-//! `POST /v1/search`.
+//! `POST /api/v1/search`.
 
 use axum::{
     Json,

@@ -200,7 +200,7 @@ impl Daemon {
 
     /// Where it stands.
     pub async fn status(&self) -> Result<Status> {
-        let response = self.http.get(self.url("/v1/status")).send().await?;
+        let response = self.http.get(self.url("/api/v1/status")).send().await?;
         Ok(response.error_for_status()?.json().await?)
     }
 

@@ -109,7 +109,7 @@ impl Search {
         };
         let pipeline = self.pipeline.as_deref().map(load).transpose()?;
         let reply: SearchReply = super::block_on(async {
-            let Some(pipeline) = pipeline else { return self.daemon.post("/v1/search", &request).await };
+            let Some(pipeline) = pipeline else { return self.daemon.post("/api/v1/search", &request).await };
             offline::store(&pipeline).await?.close().await;
             let bench = Workbench::open(pipeline).await?;
             let reply = bench.searcher().search(request).await;

@@ -67,7 +67,7 @@ impl Status {
     }
 
     async fn look(&self) -> Result<Standing> {
-        self.daemon.get("/v1/status").await
+        self.daemon.get("/api/v1/status").await
     }
 
     /// Shows progress until it is drained, if that is asked for. Without

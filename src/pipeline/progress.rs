@@ -1,4 +1,4 @@
-//! Where a pipeline stands, for people and for `/v1/status`.
+//! Where a pipeline stands, for people and for `/api/v1/status`.
 
 use std::{
     collections::BTreeMap,

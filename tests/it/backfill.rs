@@ -118,7 +118,7 @@ pub async fn ingest(daemon: &Daemon, offsets: std::ops::Range<usize>) {
         )
     };
     let (status, reply) =
-        daemon.post("/v1/ingest", "application/x-ndjson", offsets.map(line).collect::<String>()).await;
+        daemon.post("/api/v1/ingest", "application/x-ndjson", offsets.map(line).collect::<String>()).await;
     assert_eq!(status, 200, "{reply}");
 }
 
@@ -156,7 +156,7 @@ async fn while_a_provider_s_quota_is_spent_records_are_found_by_keyword_and_get_
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(counts(&daemon).await, (0, 60));
     let (code, reply) = daemon
-        .post("/v1/search", "application/json", json!({"tenant": "default", "query": "water"}).to_string())
+        .post("/api/v1/search", "application/json", json!({"tenant": "default", "query": "water"}).to_string())
         .await;
     assert_eq!((code, &reply["mode"]), (200, &json!("keyword")), "{reply}");
     assert_eq!(reply["hits"].as_array().unwrap().len(), 10);
@@ -273,7 +273,7 @@ async fn what_is_stored_is_never_paid_for_again() {
     // The same text of somebody else.
     let daemon = site.start();
     let other = json!({"id": "a", "tenant": "other", "text": "record 3 is about water"});
-    daemon.post("/v1/ingest", "application/x-ndjson", format!("{other}\n")).await;
+    daemon.post("/api/v1/ingest", "application/x-ndjson", format!("{other}\n")).await;
     daemon.derived(21).await;
     assert_eq!(counts(&daemon).await, (21, 0));
     assert_each_once(service.paid(), 20);
@@ -294,7 +294,7 @@ async fn a_record_that_hangs_the_service_holds_up_neither_the_others_nor_a_stop(
     service.answer_with(401);
     let daemon = site.start();
     let stuck = json!({"id": "stuck", "tenant": "default", "text": "everybody is stuck at this one"});
-    daemon.post("/v1/ingest", "application/x-ndjson", format!("{stuck}\n")).await;
+    daemon.post("/api/v1/ingest", "application/x-ndjson", format!("{stuck}\n")).await;
     ingest(&daemon, 0..10).await;
     daemon.derived(11).await;
     assert_eq!(counts(&daemon).await, (0, 11));
@@ -339,11 +339,11 @@ async fn a_refused_record_is_a_dead_letter_and_found_by_keyword_whether_live_or_
         let text = format!("{} poison {id}", "a long text about rivers and their beds. ".repeat(40));
         format!("{}\n", json!({"id": id, "tenant": "default", "text": text}))
     };
-    daemon.post("/v1/ingest", "application/x-ndjson", bad("live")).await;
+    daemon.post("/api/v1/ingest", "application/x-ndjson", bad("live")).await;
     ingest(&daemon, 0..5).await;
     daemon.derived(6).await;
     service.answer_with(429);
-    daemon.post("/v1/ingest", "application/x-ndjson", bad("later")).await;
+    daemon.post("/api/v1/ingest", "application/x-ndjson", bad("later")).await;
     daemon.derived(7).await;
     service.answer_with(200);
     eventually("none waits", async || counts(&daemon).await == (5, 0)).await;

@@ -251,9 +251,9 @@ impl Daemon {
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    /// `/v1/status`.
+    /// `/api/v1/status`.
     pub async fn status(&self) -> Value {
-        let (code, body) = self.get("/v1/status").await;
+        let (code, body) = self.get("/api/v1/status").await;
         assert_eq!(code, 200, "{body}");
         serde_json::from_str(&body).unwrap()
     }
@@ -269,7 +269,7 @@ impl Daemon {
 
     /// The hits of a search with these fields.
     pub async fn search(&self, request: Value) -> Vec<Value> {
-        let (status, reply) = self.post("/v1/search", "application/json", request.to_string()).await;
+        let (status, reply) = self.post("/api/v1/search", "application/json", request.to_string()).await;
         assert_eq!(status, 200, "{reply}");
         reply["hits"].as_array().unwrap().clone()
     }

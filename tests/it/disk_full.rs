@@ -88,7 +88,7 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_goes_on_once_there_is_room(
     let mut answer = (200, Value::Null);
     for n in 0..200 {
         let record = json!({"id": format!("http-{n}"), "text": body["text"]});
-        answer = daemon.post("/v1/ingest", "application/json", record.to_string()).await;
+        answer = daemon.post("/api/v1/ingest", "application/json", record.to_string()).await;
         if answer.0 != 200 {
             break;
         }

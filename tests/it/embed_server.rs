@@ -492,7 +492,7 @@ async fn a_pipeline_can_have_its_vectors_from_it() {
         format!("{}\n", json!({"id": n.to_string(), "tenant": "default", "text": format!("Today {what}.")}))
     };
     let lines = line(0, "the heron stood in the shallow water") + &line(1, "the share price fell by a tenth");
-    let (status, reply) = daemon.post("/v1/ingest", "application/x-ndjson", lines).await;
+    let (status, reply) = daemon.post("/api/v1/ingest", "application/x-ndjson", lines).await;
     assert_eq!(status, 200, "{reply}");
     daemon.derived(2).await;
     let hits =

@@ -239,7 +239,7 @@ async fn a_database_that_is_killed_and_away_delays_and_costs_nothing_else() {
         );
         tokio::time::sleep(away(&mut random)).await;
         let request = json!({"tenant": "default", "query": "line1"}).to_string();
-        let (status, answer) = daemon.post("/v1/search", "application/json", request).await;
+        let (status, answer) = daemon.post("/api/v1/search", "application/json", request).await;
         assert_eq!(status, 503, "{answer}");
         tokio::task::block_in_place(|| server.start_again());
     }

@@ -138,7 +138,7 @@ async fn records_get_vectors_over_tls_and_those_refused_are_dead_letters_with_th
     let service = Service::start(&cert, &key).await;
     let site = site(&service, &authority);
     let daemon = site.start();
-    let (status, reply) = daemon.post("/v1/ingest", "application/x-ndjson", records(0, 40)).await;
+    let (status, reply) = daemon.post("/api/v1/ingest", "application/x-ndjson", records(0, 40)).await;
     assert_eq!(status, 200, "{reply}");
     let status = daemon.derived(40).await;
     assert_eq!((&status["derived"]["indexed"], &status["derived"]["dead_lettered"]), (&json!(38), &json!(2)));
@@ -172,7 +172,7 @@ async fn a_service_whose_certificate_nobody_here_trusts_gets_nothing() {
     let Some((others, _)) = tools::certificate(&other) else { return };
     let site = site(&service, &others);
     let daemon = site.start();
-    daemon.post("/v1/ingest", "application/x-ndjson", records(0, 1)).await;
+    daemon.post("/api/v1/ingest", "application/x-ndjson", records(0, 1)).await;
     eventually("the log tells of the certificate", async || {
         daemon.log().contains("cannot work as configured") && daemon.log().contains("certificate")
     })

@@ -170,7 +170,7 @@ async fn a_second_daemon_with_an_empty_store_pays_nothing_for_texts_that_the_fir
     let again = second_site.start();
     let others = |n| json!({"id": format!("other {n}"), "tenant": "default", "text": format!("record {n} is about water")});
     let body: String = (0..60).map(|n| format!("{}\n", others(n))).collect();
-    assert_eq!(again.post("/v1/ingest", "application/x-ndjson", body).await.0, 200);
+    assert_eq!(again.post("/api/v1/ingest", "application/x-ndjson", body).await.0, 200);
     again.derived(120).await;
     assert_eq!(metric(&again, "embed_cache_hits_total{tier=\"store\"}").await, 60.0);
     again.stop_drained();
@@ -379,7 +379,7 @@ async fn a_message_starts_the_back_fill_of_what_another_process_stored() {
 
 /// Sends a body under a key: status, body, and whether it was done before.
 async fn send(daemon: &Daemon, key: &str, body: &str) -> (u16, String, bool) {
-    let request = thalweg::http_client::local().unwrap().post(format!("{}/v1/ingest", daemon.http));
+    let request = thalweg::http_client::local().unwrap().post(format!("{}/api/v1/ingest", daemon.http));
     let request = request.header("content-type", "application/x-ndjson").header("idempotency-key", key);
     let response = request.body(body.to_owned()).send().await.unwrap();
     let replayed = response.headers().contains_key("idempotent-replayed");

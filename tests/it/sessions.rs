@@ -282,7 +282,7 @@ async fn a_request_that_finds_no_room_for_its_body_is_told_when_to_come_again() 
     fs::write(site.pipeline(), text.replace("[http]\n", "[http]\nbody_bytes = \"64KiB\"\n")).unwrap();
     let daemon = site.start();
     let held = text_frame(&"held ".repeat(10_000));
-    let url = format!("{}/v1/ingest", daemon.http);
+    let url = format!("{}/api/v1/ingest", daemon.http);
     let request =
         || thalweg::http_client::local().unwrap().post(&url).header("content-type", "application/msgpack");
     let slowly = async || {
@@ -305,11 +305,11 @@ async fn a_request_that_finds_no_room_for_its_body_is_told_when_to_come_again() 
         }
     }
     assert_eq!(
-        daemon.post("/v1/ingest", "application/msgpack", small).await.0,
+        daemon.post("/api/v1/ingest", "application/msgpack", small).await.0,
         200,
         "a small one finds room"
     );
-    let long = daemon.post("/v1/ingest", "application/msgpack", vec![0; (64 << 10) + 1]).await;
+    let long = daemon.post("/api/v1/ingest", "application/msgpack", vec![0; (64 << 10) + 1]).await;
     assert_eq!((long.0, &long.1["code"]), (413, &"body_too_large".into()));
     slow.write_all(&held[held.len() - 1..]).await.unwrap();
     drop(slow);

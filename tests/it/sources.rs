@@ -216,7 +216,7 @@ async fn http_takes_frames_json_and_lines() {
     let daemon = site.start();
     let mut offset = 0;
     for (content_type, body) in bodies {
-        let (status, reply) = daemon.post("/v1/ingest", content_type, body).await;
+        let (status, reply) = daemon.post("/api/v1/ingest", content_type, body).await;
         assert_eq!((status, &reply["level"]), (200, &json!("disk")), "{content_type}: {reply}");
         let count = reply["acknowledged"].as_u64().unwrap();
         assert_eq!(reply["received"], count);
@@ -237,7 +237,7 @@ async fn a_bad_record_of_a_request_is_told_with_its_place() {
                 {\"id\":\"m-2\",\"tenant\":7,\"text\":\"a tenant is a string\"}\n\
                 {nope\n\
                 {\"id\":\"m-3\",\"tenant\":\"team-0\",\"text\":\"hold Alt and drag it\"}\n";
-    let (status, reply) = daemon.post("/v1/ingest", "application/x-ndjson", body).await;
+    let (status, reply) = daemon.post("/api/v1/ingest", "application/x-ndjson", body).await;
     assert_eq!(status, 200);
     assert_eq!((&reply["received"], &reply["acknowledged"]), (&json!(4), &json!(2)));
     assert_eq!(reply["ranges"], json!([{"offset": 0, "count": 2}]));
@@ -258,21 +258,21 @@ async fn http_says_what_is_wrong_with_a_request() {
     let code = |(status, reply): (u16, Value)| (status, reply["code"].clone());
     let text = "{\"text\":\"x\"}";
     assert_eq!(
-        code(daemon.post("/v1/ingest", "text/plain", text).await),
+        code(daemon.post("/api/v1/ingest", "text/plain", text).await),
         wrong(415, "unsupported_content_type")
     );
-    assert_eq!(code(daemon.post("/v1/ingest", "application/json", "{").await), wrong(400, "not_json"));
+    assert_eq!(code(daemon.post("/api/v1/ingest", "application/json", "{").await), wrong(400, "not_json"));
     assert_eq!(code(daemon.post("/v1/nothing", "application/json", text).await), wrong(404, "not_found"));
     assert_eq!(
-        code(daemon.post("/v1/status", "application/json", text).await),
+        code(daemon.post("/api/v1/status", "application/json", text).await),
         wrong(405, "method_not_allowed")
     );
     let big = vec![b'x'; (64 << 20) + 1];
     assert_eq!(
-        code(daemon.post("/v1/ingest", "application/x-ndjson", big).await),
+        code(daemon.post("/api/v1/ingest", "application/x-ndjson", big).await),
         wrong(413, "body_too_large")
     );
-    let (status, reply) = daemon.post("/v1/ingest", "application/json", "[{\"id\":\"a\"},7]").await;
+    let (status, reply) = daemon.post("/api/v1/ingest", "application/json", "[{\"id\":\"a\"},7]").await;
     assert_eq!(status, 422);
     let codes: Vec<&Value> = reply["errors"].as_array().unwrap().iter().map(|e| &e["code"]).collect();
     assert_eq!(codes, ["missing_text", "not_a_map"]);
@@ -284,7 +284,7 @@ async fn http_says_what_is_wrong_with_a_request() {
 async fn a_pipeline_without_an_http_source_takes_nothing_over_http() {
     let site = Site::new(TCP);
     let daemon = site.start();
-    let (status, reply) = daemon.post("/v1/ingest", "application/json", "{\"text\":\"x\"}").await;
+    let (status, reply) = daemon.post("/api/v1/ingest", "application/json", "{\"text\":\"x\"}").await;
     assert_eq!((status, &reply["code"]), (404, &json!("no_http_source")));
     daemon.stop_drained();
 }

@@ -22,7 +22,7 @@ pub async fn ingest(daemon: &Daemon, records: &[Value]) -> Result<Status> {
         let lines: String = some.iter().map(|record| format!("{record}\n")).collect();
         let request = daemon
             .http()
-            .post(daemon.url("/v1/ingest"))
+            .post(daemon.url("/api/v1/ingest"))
             .header("content-type", "application/x-ndjson")
             .body(lines);
         let reply: Value = request.send().await?.error_for_status()?.json().await?;
@@ -39,7 +39,7 @@ pub async fn ask(daemon: &Daemon, requests: Vec<SearchRequest>) -> Result<Vec<Se
 }
 
 async fn search(daemon: &Daemon, request: SearchRequest) -> Result<SearchReply> {
-    let reply = daemon.http().post(daemon.url("/v1/search")).json(&request).send().await?;
+    let reply = daemon.http().post(daemon.url("/api/v1/search")).json(&request).send().await?;
     let status = reply.status();
     let body = reply.text().await?;
     ensure!(status.is_success(), "a search was answered with {status}: {body}");

@@ -130,7 +130,7 @@ fn daemon_on(options: &Options, database: &Database) -> Result<Daemon> {
 
 pub(super) async fn ask(daemon: &Daemon, tenant: &str, text: &str) -> Result<SearchReply> {
     let request = json!({ "tenant": tenant, "query": text, "mode": "vector", "explain": true });
-    let reply = daemon.http().post(daemon.url("/v1/search")).json(&request).send().await?;
+    let reply = daemon.http().post(daemon.url("/api/v1/search")).json(&request).send().await?;
     Ok(reply.error_for_status()?.json().await?)
 }
 

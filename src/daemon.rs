@@ -31,6 +31,7 @@ use crate::{
     dictionary::Library,
     durable,
     embed::{self, Cached, Embedder, SharedVectors, Space, Tier, TokenSpans},
+    http_server::Server,
     log::{Directory, Log, Recovery, segment_name},
     pipeline::{
         Ingest,
@@ -53,6 +54,7 @@ use crate::{
         survey::{Remembered, survey},
         upkeep,
     },
+    rate_limit::Limiter,
     redis::{Redis, Trigger},
     source::{
         file::{self, Content, Files},
@@ -61,6 +63,7 @@ use crate::{
         socket::Listener,
     },
     store::{Lease, SpaceState, Store, StoredVectors},
+    tls::Tls,
 };
 
 /// Time to the next attempt at an object store that does not answer.
@@ -430,6 +433,7 @@ impl Daemon {
         let http = TcpListener::bind(pipeline.http.listen.to_string())
             .await
             .with_context(|| format!("[http] cannot listen on {}", pipeline.http.listen))?;
+        let tls = pipeline.http.tls.as_ref().map(Tls::open).transpose().context("[http]")?;
         let listeners = bind_all(&pipeline).await?;
         let forwards = bind_forwards(&pipeline).await?;
         let forward_addresses = forwards.iter().map(|bound| (bound.name().to_owned(), bound.address()));
@@ -459,7 +463,7 @@ impl Daemon {
         }
         // One that ends by itself checks its model when it needs it.
         daemon.start_workers(lease, &batch_tag, !options.once, clock)?;
-        daemon.start_server(http, &ingest, batch_tag, metrics, started);
+        daemon.start_server((http, tls), &ingest, batch_tag, metrics, started);
         let sessions = Sessions::new(pipeline.sessions.clone());
         daemon.start_sources(listeners, &sessions, &ingest);
         daemon.start_forwards(forwards, &sessions, &ingest);
@@ -575,12 +579,13 @@ impl Daemon {
 
     fn start_server(
         &mut self,
-        listener: TcpListener,
+        http: (TcpListener, Option<Tls>),
         ingest: &Ingest,
         batch_tag: String,
         metrics: PrometheusHandle,
         started: Instant,
     ) {
+        let (listener, tls) = http;
         let pipeline = &self.bench.pipeline;
         let http = pipeline.sources.iter().find(|source| matches!(source, Source::Http(_)));
         let api = Api::new(Parts {
@@ -593,13 +598,16 @@ impl Daemon {
             searcher: self.bench.searcher(),
             progress: self.progress.clone(),
             damage: self.damage.clone(),
+            http: pipeline.http.clone(),
+            limiter: Limiter::new(pipeline.limits.clone(), self.bench.redis.clone()),
             metrics,
             cpu: self.bench.cpu.clone(),
             closing: self.closing.clone(),
             started,
         });
         let stop = self.server.stop_token();
-        self.server.spawn("http", api.serve(listener, stop));
+        let server = Server::new(listener, tls, pipeline.http.max_connections as usize);
+        self.server.spawn("http", api.serve(server, stop));
     }
 
     fn start_sources(&mut self, listeners: Vec<(String, Listener)>, sessions: &Sessions, ingest: &Ingest) {

@@ -21,10 +21,15 @@ pub mod http_client;
 pub mod metrics;
 pub mod secret;
 pub mod setting;
+pub mod tls;
 pub mod units;
+
+pub mod http_server;
 
 pub mod identity;
 pub mod redis;
+
+pub mod rate_limit;
 
 pub mod durable;
 pub mod frame;

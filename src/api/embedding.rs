@@ -15,7 +15,7 @@ const DAY_MS: i64 = 86_400_000;
 
 /// `GET /api/v1/embedding/quota`: the limit that is nearest to being reached,
 /// and all of them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Quota {
     /// What may be spent in a day; null: no limit.
     daily_quota: Option<u64>,
@@ -31,12 +31,12 @@ pub(super) struct Quota {
     /// of the currency of the prices; null where embedding costs nothing.
     unit: Option<QuotaKind>,
     /// Every kind, limited or not.
-    kinds: Vec<Kind>,
+    kinds: Vec<QuotaKindState>,
 }
 
 /// What is spent of one kind.
-#[derive(Debug, Serialize)]
-struct Kind {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct QuotaKindState {
     unit: QuotaKind,
     daily_quota: Option<u64>,
     current_count: u64,
@@ -45,7 +45,7 @@ struct Kind {
 }
 
 /// `GET /health/providers`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Providers {
     /// `ok` if all services are in use, `degraded` if some are left alone,
     /// `down` if all are; `local` where vectors are computed here.
@@ -65,7 +65,7 @@ impl Quota {
         let states = budget.map(|budget| budget.states()).unwrap_or_default();
         let nearest = budget.map(|budget| budget.state());
         let unit = states.iter().find(|(_, state)| Some(state) == nearest.as_ref()).map(|(unit, _)| *unit);
-        let kind = |(unit, state): (QuotaKind, QuotaState)| Kind {
+        let kind = |(unit, state): (QuotaKind, QuotaState)| QuotaKindState {
             unit,
             daily_quota: state.daily_quota,
             current_count: state.current_count,
@@ -86,11 +86,15 @@ impl Quota {
     }
 }
 
+/// What embedding may cost today, and what it has cost
+#[utoipa::path(get, path = "/api/v1/embedding/quota", responses((status = 200, body = Quota)))]
 pub(super) async fn quota(State(api): Shared) -> Result<Json<Quota>, Problem> {
     let served = api.searcher.serving.now().await?;
     Ok(Json(Quota::of(served.model.budget(), clock::system_ms())))
 }
 
+/// How the embedding services do
+#[utoipa::path(get, path = "/health/providers", responses((status = 200, body = Providers)))]
 pub(super) async fn providers(State(api): Shared) -> Result<Json<Providers>, Problem> {
     let served = api.searcher.serving.now().await?;
     let providers = served.model.endpoints();

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// What became of a request's records.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 struct Ingested {
     level: Level,
     received: u64,
@@ -38,7 +38,7 @@ struct Ingested {
 }
 
 /// Consecutive offsets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 struct OffsetRange {
     offset: u64,
     count: u64,
@@ -71,6 +71,27 @@ impl Encoding {
     }
 }
 
+/// Append records
+///
+/// Frames, a JSON record or list of records, or JSON Lines. The answer comes once they are durable.
+#[utoipa::path(
+    post,
+    path = "/api/v1/ingest",
+    params(("Idempotency-Key" = Option<String>, Header, description = "What is done for a key is done once", min_length = 1, max_length = 255)),
+    request_body(
+        content(
+            (serde_json::Value = "application/json"),
+            (String = "application/x-ndjson"),
+            (Vec<u8> = "application/msgpack"),
+        ),
+        description = "Records; docs/protocol.md says what is in one"
+    ),
+    responses(
+        (status = 200, body = Ingested),
+        (status = 422, description = "No record was taken; each has its error", body = Ingested),
+        (status = 507, description = "The log's disk is full", body = Ingested),
+    )
+)]
 pub(super) async fn ingest(State(api): Shared, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let Some((source, ingest)) = &api.ingest else {
         return Err(Problem::new(

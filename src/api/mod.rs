@@ -1,11 +1,21 @@
 //! The HTTP interface.
 
+mod access;
+mod artifacts;
 mod bodies;
+mod bounds;
+mod dead_letters;
 mod embedding;
+mod extract;
 mod idempotency;
 mod ingest;
+mod models;
+mod openapi;
+mod page;
 mod problem;
+mod request_id;
 mod search;
+mod segments;
 mod status;
 
 use std::{
@@ -18,27 +28,44 @@ use axum::{
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
     middleware::{self, Next},
     response::Response,
-    routing::{get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower_http::{
+    catch_panic::CatchPanicLayer, compression::CompressionLayer, decompression::RequestDecompressionLayer,
+};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use bodies::Bodies;
 pub use idempotency::Idempotency;
 pub use problem::Problem;
 pub use status::{Segments, Status};
 
+use self::access::Gate;
 use crate::{
+    config::Http,
     dataflow::Cpu,
+    http_server::Server,
+    identity::Right,
     log::LogReader,
     metrics,
     pipeline::{Ingest, damage::DamageRegister, progress::Progress, search::Searcher},
+    rate_limit::Limiter,
 };
 
 /// What the handlers need of a running pipeline.
 #[derive(Clone)]
-pub struct Api(Arc<Parts>);
+pub struct Api(Arc<Inner>);
+
+/// See [`Api`].
+pub struct Inner {
+    parts: Parts,
+    /// Places of requests that are under way.
+    places: Semaphore,
+    document: OpenApi,
+}
 
 /// See [`Api`].
 pub struct Parts {
@@ -60,6 +87,10 @@ pub struct Parts {
     pub progress: Arc<Progress>,
     /// What is damaged in the log.
     pub damage: Arc<DamageRegister>,
+    /// What requests may take.
+    pub http: Http,
+    /// Counts the requests of each tenant.
+    pub limiter: Limiter,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
     /// Where JSON is turned into frames.
@@ -76,35 +107,86 @@ pub const MAX_BODY_BYTES: usize = 64 << 20;
 impl Api {
     /// From its parts.
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        let places = Semaphore::new(parts.http.max_requests as usize);
+        Self(Arc::new(Inner { parts, places, document: Self::document() }))
+    }
+
+    /// The OpenAPI document; `docs/openapi.json` is its committed copy.
+    pub fn document() -> OpenApi {
+        let mut document = openapi::complete(open_routes().into_openapi(), None);
+        for right in RIGHTS {
+            document.merge(openapi::complete(routes_of(right).into_openapi(), Some(right)));
+        }
+        document
     }
 
     /// All routes.
+    ///
+    /// From the outside in: a request gets an id and its errors one shape,
+    /// is counted, finds a place and a limit of time, and only then is asked
+    /// who sends it.
     pub fn router(self) -> Router {
-        Router::new()
-            .route("/api/v1/ingest", post(ingest::ingest))
-            .route("/api/v1/search", post(search::search))
-            .route("/api/v1/status", get(status::status))
-            .route("/health", get(status::ready))
-            .route("/health/live", get(status::live))
-            .route("/health/ready", get(status::ready))
-            .route("/health/providers", get(embedding::providers))
-            .route("/api/v1/embedding/quota", get(embedding::quota))
-            .route("/metrics", get(status::metrics))
+        let guarded = RIGHTS.iter().fold(OpenApiRouter::new(), |routes, right| {
+            let gate = Gate { api: self.clone(), right: *right };
+            let decompress = RequestDecompressionLayer::new();
+            let of_right = routes_of(*right)
+                .route_layer(decompress)
+                .route_layer(middleware::from_fn_with_state(gate, access::guarded));
+            routes.merge(of_right)
+        });
+        let (routes, _) = open_routes().merge(guarded).split_for_parts();
+        routes
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
-            .layer(middleware::from_fn(measured))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .layer(CompressionLayer::new())
+            .layer(CatchPanicLayer::new())
+            .layer(middleware::from_fn_with_state(self.clone(), bounds::bounded))
+            .layer(middleware::from_fn(measured))
+            .layer(middleware::from_fn(problem::shaped))
+            .layer(middleware::from_fn(request_id::identified))
             .with_state(self)
     }
 
     /// Serves until `stop` is cancelled and the open requests are answered.
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+    pub async fn serve(self, server: Server, stop: CancellationToken) -> std::io::Result<()> {
         let idempotency = self.idempotency.clone();
-        axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await?;
+        server.serve(self.router(), stop).await?;
         // Work whose client has gone away is finished all the same.
         idempotency.drain().await;
         Ok(())
+    }
+}
+
+const RIGHTS: [Right; 5] = [Right::Search, Right::Ingest, Right::Observe, Right::Operate, Right::Administer];
+
+/// The routes that anybody may ask.
+fn open_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(openapi::outline())
+        .routes(routes!(status::health))
+        .routes(routes!(status::live))
+        .routes(routes!(status::ready))
+        .routes(routes!(openapi::document))
+}
+
+/// The routes that need `right`.
+fn routes_of(right: Right) -> OpenApiRouter<Api> {
+    let routes = OpenApiRouter::new();
+    match right {
+        Right::Search => routes.routes(routes!(search::search)),
+        Right::Ingest => routes.routes(routes!(ingest::ingest)),
+        Right::Observe => routes
+            .routes(routes!(status::status))
+            .routes(routes!(segments::list))
+            .routes(routes!(segments::show))
+            .routes(routes!(artifacts::list))
+            .routes(routes!(artifacts::show))
+            .routes(routes!(models::list))
+            .routes(routes!(embedding::quota))
+            .routes(routes!(embedding::providers))
+            .routes(routes!(status::metrics)),
+        Right::Operate => routes.routes(routes!(dead_letters::list)).routes(routes!(dead_letters::show)),
+        Right::Administer => routes,
     }
 }
 
@@ -112,7 +194,7 @@ impl std::ops::Deref for Api {
     type Target = Parts;
 
     fn deref(&self) -> &Parts {
-        &self.0
+        &self.0.parts
     }
 }
 

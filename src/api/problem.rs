@@ -2,13 +2,19 @@
 
 use axum::{
     Json,
-    extract::rejection::JsonRejection,
+    extract::{Request, rejection::JsonRejection},
     http::{HeaderValue, Method, StatusCode, Uri, header},
+    middleware::Next,
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::{clock, embed::EmbedError, pipeline::search::SearchError, store::StoreError};
+use super::request_id::RequestId;
+use crate::{clock, embed::EmbedError, identity::Denied, pipeline::search::SearchError, store::StoreError};
+
+/// The content type of RFC 9457.
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// An error as RFC 9457 has it, with a stable `code`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +29,27 @@ pub struct Problem {
     pub retry_after: Option<u64>,
 }
 
+/// A [`Problem`] as it is sent.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Body {
+    /// `urn:thalweg:problem:` and the code.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The status in words.
+    title: &'static str,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// A short, stable name, to be compared by programs.
+    code: &'static str,
+    /// What happened and what to do, for people.
+    detail: String,
+    /// The request's id, as the daemon's log has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+}
+
 impl Problem {
     /// Without a time to try again.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
@@ -34,30 +61,105 @@ impl Problem {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
         Self { retry_after: Some(seconds), ..problem }
     }
+
+    /// 400: what the request says cannot be meant.
+    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// 404, of one thing of a kind.
+    pub fn no_such(what: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", what)
+    }
+
+    fn body(self, request_id: Option<String>) -> Body {
+        Body {
+            kind: format!("urn:thalweg:problem:{}", self.code),
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: self.detail,
+            request_id,
+        }
+    }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = json!({
-            "title": self.status.canonical_reason(),
-            "status": self.status.as_u16(),
-            "code": self.code,
-            "detail": self.detail,
-        });
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (self.status, Json(self.clone().body(None))).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
+        response.extensions_mut().insert(self);
         response
+    }
+}
+
+/// Gives every error one shape, also those that a library made, and the
+/// request's id with it.
+pub(super) async fn shaped(request: Request, next: Next) -> Response {
+    let id = request.extensions().get::<RequestId>().map(|id| id.0.to_string());
+    let response = next.run(request).await;
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    let problem = match response.extensions().get::<Problem>() {
+        Some(problem) => problem.clone(),
+        // A kept answer, or a body that is none of ours to change.
+        None if response.headers().contains_key(header::CONTENT_TYPE)
+            && !response.headers().get(header::CONTENT_TYPE).is_some_and(is_text) =>
+        {
+            return response;
+        }
+        None => of_status(status),
+    };
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
+    (parts.status, parts.headers, axum::body::Body::from(json(&problem.body(id)))).into_response()
+}
+
+fn json(body: &Body) -> Vec<u8> {
+    // It is made of texts and a number.
+    serde_json::to_vec(body).unwrap_or_default()
+}
+
+fn is_text(kind: &HeaderValue) -> bool {
+    kind.as_bytes().starts_with(b"text/plain")
+}
+
+fn of_status(status: StatusCode) -> Problem {
+    let (code, detail) = match status {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            ("unsupported_encoding", "Content-Encoding is taken as gzip, zstd or identity")
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => ("body_too_large", "the body is longer than this route takes"),
+        StatusCode::INTERNAL_SERVER_ERROR => {
+            ("internal", "the daemon failed at this request; its log says how, by the request id")
+        }
+        _ => ("refused", "the request was refused"),
+    };
+    Problem::new(status, code, detail)
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        let code = match denied {
+            Denied::Right { .. } => "right_missing",
+            Denied::AllTenants { .. } => "all_tenants_needed",
+            Denied::Tenant { .. } => "tenant_forbidden",
+        };
+        Self::new(StatusCode::FORBIDDEN, code, denied.to_string())
     }
 }
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Query { .. } => Self::new(StatusCode::BAD_REQUEST, "bad_query", error.to_string()),
+            StoreError::Query { .. } => Self::bad_request("bad_query", error.to_string()),
             _ if error.is_transient() => Self::unavailable("store_busy", error.to_string(), 1),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", error.to_string()),
         }
@@ -67,7 +169,7 @@ impl From<StoreError> for Problem {
 impl From<EmbedError> for Problem {
     fn from(error: EmbedError) -> Self {
         match &error {
-            EmbedError::Input { .. } => Self::new(StatusCode::BAD_REQUEST, "bad_query", error.to_string()),
+            EmbedError::Input { .. } => Self::bad_request("bad_query", error.to_string()),
             EmbedError::Transient { .. } => Self::unavailable("embedder_failed", error.to_string(), 5),
             EmbedError::Rate { retry_after, .. } => {
                 let seconds = retry_after.map_or(5, |wait| wait.as_secs().max(1));
@@ -88,7 +190,7 @@ impl From<EmbedError> for Problem {
 impl From<SearchError> for Problem {
     fn from(error: SearchError) -> Self {
         match error {
-            SearchError::Limit { .. } => Self::new(StatusCode::BAD_REQUEST, "bad_query", error.to_string()),
+            SearchError::Limit { .. } => Self::bad_request("bad_query", error.to_string()),
             SearchError::Embed(error) => error.into(),
             SearchError::Store(error) => error.into(),
         }
@@ -107,11 +209,7 @@ impl From<JsonRejection> for Problem {
 }
 
 pub(super) async fn not_found(uri: Uri) -> Problem {
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        "not_found",
-        format!("there is nothing at {}; see docs/protocol.md for the routes", uri.path()),
-    )
+    Problem::no_such(format!("there is nothing at {}; /api/v1/openapi.json lists the routes", uri.path()))
 }
 
 pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Problem {

@@ -1,17 +1,27 @@
 //! `POST /api/v1/search`.
 
-use axum::{
-    Json,
-    extract::{State, rejection::JsonRejection},
-};
+use axum::{Json, extract::State};
 
-use super::{Problem, Shared};
+use super::{
+    Problem, Shared,
+    extract::{Caller, Input},
+};
 use crate::pipeline::search::{SearchReply, SearchRequest};
 
+/// Find records of a tenant by meaning and by words
+#[utoipa::path(
+    post,
+    path = "/api/v1/search",
+    request_body = SearchRequest,
+    responses((status = 200, body = SearchReply))
+)]
 pub(super) async fn search(
     State(api): Shared,
-    request: Result<Json<SearchRequest>, JsonRejection>,
+    Caller(principal): Caller,
+    Input(request): Input<SearchRequest>,
 ) -> Result<Json<SearchReply>, Problem> {
-    let Json(request) = request?;
-    Ok(Json(api.searcher.search(request).await?))
+    let tenant = principal.tenant_of(request.tenant.as_deref())?.ok_or_else(|| {
+        Problem::bad_request("tenant_missing", "say whose records are searched, in `tenant`")
+    })?;
+    Ok(Json(api.searcher.search(&tenant, request).await?))
 }

@@ -1,14 +1,13 @@
 //! Health, metrics, and where the pipeline stands.
 
-use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::{Api, Problem, Shared};
-use crate::{embed::Embedder, metrics, pipeline::progress::Snapshot};
+use crate::{embed::Embedder, metrics, pipeline::progress::Snapshot, store::Damage};
 
 /// Where a pipeline stands.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Status {
     /// The pipeline.
     pub pipeline: String,
@@ -33,7 +32,7 @@ pub struct Status {
 }
 
 /// Sealed segments, added up.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Segments {
     /// How many.
     pub sealed: u64,
@@ -95,15 +94,50 @@ impl Api {
     }
 }
 
+/// Where the pipeline stands
+#[utoipa::path(get, path = "/api/v1/status", responses((status = 200, body = Status)))]
 pub(super) async fn status(State(api): Shared) -> Result<Json<Status>, Problem> {
     api.status().await.map(Json)
 }
 
-pub(super) async fn live() -> impl IntoResponse {
-    Json(json!({"status": "live"}))
+/// The process runs.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Live {
+    /// `live`.
+    status: &'static str,
 }
 
-pub(super) async fn ready(State(api): Shared) -> impl IntoResponse {
+/// Whether records are taken and found, and if not, why.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Readiness {
+    /// `ready`; `degraded` if something is amiss that keeps nobody from
+    /// sending; `not ready`.
+    status: &'static str,
+    /// What is amiss.
+    reasons: Vec<String>,
+    /// What is damaged in the log and not repaired yet.
+    damage: Vec<Damage>,
+}
+
+/// Whether the process runs
+#[utoipa::path(get, path = "/health/live", responses((status = 200, body = Live)))]
+pub(super) async fn live() -> Json<Live> {
+    Json(Live { status: "live" })
+}
+
+/// Whether records are taken and found
+#[utoipa::path(get, path = "/health", responses((status = 200, body = Readiness), (status = 503, body = Readiness)))]
+pub(super) async fn health(api: Shared) -> (StatusCode, Json<Readiness>) {
+    ready(api).await
+}
+
+/// Whether records are taken and found
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    responses((status = 200, body = Readiness), (status = 503, body = Readiness))
+)]
+pub(super) async fn ready(State(api): Shared) -> (StatusCode, Json<Readiness>) {
     let (mut reasons, degrading) = api.reasons();
     let damage = api.damage.open_damage();
     // What is damaged is lost or not whether frames are sent here or not; so
@@ -114,9 +148,11 @@ pub(super) async fn ready(State(api): Shared) -> impl IntoResponse {
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
     };
     reasons.extend(degrading);
-    (code, Json(json!({"status": status, "reasons": reasons, "damage": damage})))
+    (code, Json(Readiness { status, reasons, damage }))
 }
 
+/// Metrics as Prometheus reads them
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
 pub(super) async fn metrics(State(api): Shared) -> Result<String, Problem> {
     metrics::index_bytes(api.searcher.store.database_bytes().await?);
     api.metrics.run_upkeep();

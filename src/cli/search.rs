@@ -90,7 +90,7 @@ pub fn tier(name: &str) -> Result<Tier, String> {
 impl Search {
     pub(super) fn run(self) -> Result<ExitCode> {
         let request = SearchRequest {
-            tenant: self.tenant,
+            tenant: Some(self.tenant.clone()),
             query: self.query,
             limit: self.limit,
             tiers: self.tiers,
@@ -112,7 +112,7 @@ impl Search {
             let Some(pipeline) = pipeline else { return self.daemon.post("/api/v1/search", &request).await };
             offline::store(&pipeline).await?.close().await;
             let bench = Workbench::open(pipeline).await?;
-            let reply = bench.searcher().search(request).await;
+            let reply = bench.searcher().search(&self.tenant, request).await;
             bench.close().await?;
             Ok(reply?)
         })?;

@@ -41,7 +41,7 @@ pub use self::{
     retention::{Pins, Retention},
     sections::{Http, Search, Shutdown},
     sessions::Sessions,
-    source::{File, Format, Forward, Http as HttpSource, Source, Stdin, Tcp, Tls, Unix},
+    source::{File, Format, Forward, Http as HttpSource, Source, Stdin, Tcp, Unix},
 };
 use self::{
     interpolate::expand_all,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{artifact, embed, log, record, redis, segment, store, transform};
+use crate::{artifact, embed, log, rate_limit, record, redis, segment, store, transform};
 
 use super::{
     retention::Retention,
@@ -78,6 +78,9 @@ pub(super) struct Written {
     /// How long things are kept.
     #[serde(default)]
     retention: Retention,
+    /// Requests a minute.
+    #[serde(default)]
+    limits: rate_limit::Settings,
     /// How the lists of a query become one.
     #[serde(default)]
     search: Search,
@@ -129,6 +132,8 @@ pub struct Pipeline {
     pub redis: Option<redis::Settings>,
     /// How long things are kept.
     pub retention: Retention,
+    /// Requests a minute.
+    pub limits: rate_limit::Settings,
     /// How the lists of a query become one.
     pub search: Search,
     /// The HTTP server.
@@ -156,6 +161,7 @@ impl From<Written> for Pipeline {
             artifacts: written.artifacts,
             redis: written.redis,
             retention: written.retention,
+            limits: written.limits,
             search: written.search,
             http: written.http,
             shutdown: written.shutdown,

@@ -7,6 +7,7 @@ use super::listen::Listen;
 use crate::{
     setting::SettingError,
     store::fusion::{Fusion, Weights},
+    tls,
     units::{ByteSize, Period},
 };
 
@@ -36,6 +37,20 @@ pub struct Http {
     /// How long the answer to an ingest request with an `Idempotency-Key` is
     /// kept.
     pub idempotency_ttl: Period,
+    /// How long a request may take.
+    pub request_timeout: Period,
+    /// Requests that are done at once; more are refused and told when to come
+    /// again.
+    pub max_requests: u32,
+    /// Connections that are open at once; more are refused.
+    pub max_connections: u32,
+    /// The certificate for `https`; without it, connections are not encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "tls::Settings")]
+    pub tls: Option<tls::Settings>,
+    /// Whether other machines may connect without TLS: it ends at a proxy in
+    /// front, or the network is trusted.
+    pub cleartext: bool,
 }
 
 /// `[shutdown]`: how a pipeline stops.
@@ -59,6 +74,11 @@ impl Default for Http {
             listen: Listen::local(7400),
             body_bytes: ByteSize::mib(64),
             idempotency_ttl: Period::secs(24 * 3_600),
+            request_timeout: Period::secs(90),
+            max_requests: 256,
+            max_connections: 1_024,
+            tls: None,
+            cleartext: false,
         }
     }
 }
@@ -75,7 +95,14 @@ impl Http {
         let fine = (ByteSize::kib(64)..=ByteSize::mib(4 << 10)).contains(&self.body_bytes);
         SettingError::unless(fine, "body_bytes", "must be between 64KiB and 4GiB")?;
         let fine = (Period::secs(1)..=Period::secs(30 * 24 * 3_600)).contains(&self.idempotency_ttl);
-        SettingError::unless(fine, "idempotency_ttl", "must be between 1s and 30d")
+        SettingError::unless(fine, "idempotency_ttl", "must be between 1s and 30d")?;
+        let fine = (Period::secs(1)..=Period::secs(3_600)).contains(&self.request_timeout);
+        SettingError::unless(fine, "request_timeout", "must be between 1s and 1h")?;
+        for (key, value) in [("max_requests", self.max_requests), ("max_connections", self.max_connections)] {
+            let fine = (1..=1_000_000).contains(&value);
+            SettingError::unless(fine, key, "must be between 1 and 1000000")?;
+        }
+        Ok(())
     }
 }
 

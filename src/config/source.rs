@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::listen::Listen;
-use crate::{secret::Secret, units::ByteSize};
+use crate::{secret::Secret, tls, units::ByteSize};
 
 /// One `[[source]]` of a pipeline file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -107,19 +107,7 @@ pub struct Forward {
     /// The name that clients are told; it must not be the name of any of them.
     pub self_hostname: String,
     /// TLS, where connections are to be encrypted.
-    pub tls: Option<Tls>,
-}
-
-/// Files of a TLS server, in PEM format.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(inline)]
-pub struct Tls {
-    /// Its certificate, then those that vouch for it; relative to the working
-    /// directory.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
+    pub tls: Option<tls::Settings>,
 }
 
 /// How records are written one after the other.

@@ -55,6 +55,7 @@ fn sections(pipeline: &Pipeline) -> Vec<SettingError> {
         ("artifacts", pipeline.artifacts.validate()),
         ("redis", pipeline.redis.as_ref().map_or(Ok(()), |redis| redis.validate())),
         ("retention", pipeline.retention.validate()),
+        ("limits", pipeline.limits.validate()),
         ("search", pipeline.search.validate()),
         ("http", pipeline.http.validate()),
         ("sessions", pipeline.sessions.validate()),

@@ -21,7 +21,11 @@ use crate::{
     config::Listen,
     dataflow::Cpu,
     embed::{EmbedError, Embedder, LocalModel, OpenError, Settings, gather},
+    http_server,
 };
+
+/// Connections at once.
+const CONNECTIONS: usize = 1_024;
 
 /// How to serve.
 pub struct Options {
@@ -122,9 +126,9 @@ pub async fn run(
         closing: CancellationToken::new(),
     }));
     let finish = CancellationToken::new();
-    let serving = axum::serve(listener, server.clone().router());
-    let serving = serving.with_graceful_shutdown(finish.clone().cancelled_owned());
-    let mut serving = AbortOnDropHandle::new(tokio::spawn(serving.into_future()));
+    let serving = http_server::Server::new(listener, None, CONNECTIONS);
+    let serving = serving.serve(server.clone().router(), finish.clone());
+    let mut serving = AbortOnDropHandle::new(tokio::spawn(serving));
 
     let loading = load(embed, name, clock::system());
     let served = tokio::select! {

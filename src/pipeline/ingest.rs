@@ -37,7 +37,7 @@ pub struct Origin {
 }
 
 /// One frame that was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Refusal {
     /// Which frame of the connection, file or request, from 0.
     pub frame: u64,

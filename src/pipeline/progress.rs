@@ -35,7 +35,7 @@ fn empty_histogram() -> Histogram<u64> {
 }
 
 /// A moment's view of [`Progress`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Snapshot {
     /// Next offset that derivation reads.
     pub next_offset: u64,
@@ -64,7 +64,7 @@ pub struct Snapshot {
 }
 
 /// Quantiles of a time, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Quantiles {
     /// How many were measured.
     pub count: u64,

@@ -16,11 +16,12 @@ use crate::{
 };
 
 /// What to look for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchRequest {
-    /// Whose records.
-    pub tenant: String,
+    /// Whose records. What counts is who asks: left out, it is their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// The question, or the words.
     pub query: String,
     /// Hits at most.
@@ -54,7 +55,7 @@ const fn ten() -> usize {
 const MAX_LIMIT: usize = 1_000;
 
 /// An answer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SearchReply {
     /// Best first.
     pub hits: Vec<SearchHit>,
@@ -71,7 +72,7 @@ pub struct SearchReply {
 }
 
 /// One chunk found.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SearchHit {
     /// Higher is better; comparable within one answer only.
     pub score: f32,
@@ -100,7 +101,7 @@ pub struct SearchHit {
 }
 
 /// From a hit back to the bytes it was derived from, and by what.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SearchLineage {
     /// The stream.
     pub stream: String,
@@ -180,20 +181,21 @@ pub struct Searcher {
 }
 
 impl Searcher {
-    /// Answers one search.
-    pub async fn search(&self, request: SearchRequest) -> Result<SearchReply, SearchError> {
+    /// Answers one search in the records of `tenant`, whatever the request
+    /// says itself.
+    pub async fn search(&self, tenant: &str, request: SearchRequest) -> Result<SearchReply, SearchError> {
         let started = Instant::now();
         if request.limit > MAX_LIMIT {
             return Err(SearchError::Limit { limit: request.limit });
         }
         let last_seen = self.serving.last_seen().await?;
-        let mut asked = self.ask(&request, &last_seen).await;
+        let mut asked = self.ask(tenant, &request, &last_seen).await;
         // Which space is live is read along with the answer, so as not to cost
         // a question of its own; rarely it is another one.
         if !asked.as_ref().is_ok_and(|(answer, _)| self.serving.is_live(&last_seen, answer.live_space)) {
             let live = self.serving.now().await?;
             if live.space_key != last_seen.space_key {
-                asked = self.ask(&request, &live).await;
+                asked = self.ask(tenant, &request, &live).await;
             }
         }
         let (answer, without_vectors) = asked?;
@@ -212,6 +214,7 @@ impl Searcher {
     /// query could not be embedded.
     async fn ask(
         &self,
+        tenant: &str,
         request: &SearchRequest,
         served: &Served,
     ) -> Result<(Answer, Option<String>), SearchError> {
@@ -227,7 +230,7 @@ impl Searcher {
             Err(error) => return Err(error.into()),
         };
         let query = Query {
-            tenant: request.tenant.clone(),
+            tenant: tenant.to_owned(),
             session: request.session.clone(),
             tiers: request.tiers.clone(),
             text: request.query.clone(),

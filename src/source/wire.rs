@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{frame::PREFIX_BYTES, log::Ack, pipeline::Refusal};
 
 /// How safe an acknowledged frame is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// In the memory of the system: it outlives the process.

@@ -9,7 +9,9 @@ use sqlx::FromRow;
 use super::error::StoreError;
 
 /// What is wrong with a file of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum DamageKind {
     /// A stretch of a raw segment before proven data.
@@ -75,7 +77,7 @@ impl TryFrom<String> for DamageKind {
 }
 
 /// One thing that is damaged or gone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, FromRow, utoipa::ToSchema)]
 pub struct Damage {
     /// The file, relative to the folder of the stream.
     pub file: String,

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::record::Tier;
 
 /// How two scores become one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Fusion {
     /// Each score moved and scaled to 0..1 over the candidates, then summed

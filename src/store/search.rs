@@ -28,7 +28,9 @@ use super::spaces::SpaceRow;
 use super::vector::{check_vector, make_unit};
 
 /// Which lists are asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Vectors and keywords, united; keywords alone where there is no query
@@ -123,7 +125,7 @@ pub struct Answer {
 }
 
 /// How the vectors of one tier were compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TierScan {
     /// The tier.
     pub tier: Tier,
@@ -134,7 +136,7 @@ pub struct TierScan {
 }
 
 /// A way to find the nearest vectors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scan {
     /// Every vector, held in this process.

@@ -156,7 +156,11 @@ async fn while_a_provider_s_quota_is_spent_records_are_found_by_keyword_and_get_
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(counts(&daemon).await, (0, 60));
     let (code, reply) = daemon
-        .post("/api/v1/search", "application/json", json!({"tenant": "default", "query": "water"}).to_string())
+        .post(
+            "/api/v1/search",
+            "application/json",
+            json!({"tenant": "default", "query": "water"}).to_string(),
+        )
         .await;
     assert_eq!((code, &reply["mode"]), (200, &json!("keyword")), "{reply}");
     assert_eq!(reply["hits"].as_array().unwrap().len(), 10);

@@ -129,7 +129,11 @@ async fn a_model_that_changed_under_its_name_is_halted() {
     eventually("it is said", async || daemon.get("/health/ready").await.1.contains("other vectors than"))
         .await;
     let (code, reply) = daemon
-        .post("/api/v1/search", "application/json", json!({"tenant": "default", "query": "water"}).to_string())
+        .post(
+            "/api/v1/search",
+            "application/json",
+            json!({"tenant": "default", "query": "water"}).to_string(),
+        )
         .await;
     assert_eq!((code, &reply["mode"]), (200, &json!("keyword")), "{reply}");
     daemon.kill();

@@ -240,7 +240,8 @@ async fn each_answer_says_how_safe_the_frames_are_and_what_is_in_memory_outlives
         producer.send(&text_frame("one over tcp")).await;
         let reply = producer.finish().await.remove(0);
         assert_eq!((reply.level.as_str(), reply.offset), (ack, first));
-        let (_, reply) = daemon.post("/api/v1/ingest", "application/json", "{\"text\":\"one over http\"}").await;
+        let (_, reply) =
+            daemon.post("/api/v1/ingest", "application/json", "{\"text\":\"one over http\"}").await;
         assert_eq!((&reply["level"], &reply["ranges"][0]["offset"]), (&ack.into(), &(first + 1).into()));
         daemon.kill();
     }

@@ -51,7 +51,7 @@ impl List {
             Self::Rank => (Mode::Union, Some(Fusion::Rank)),
         };
         SearchRequest {
-            tenant: tenant.to_owned(),
+            tenant: Some(tenant.to_owned()),
             query: query.to_owned(),
             limit: TOP,
             tiers: Vec::new(),

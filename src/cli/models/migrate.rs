@@ -188,7 +188,7 @@ fn describe(served: &Served, states: &[SpaceRow]) -> Found {
 
 async fn ask(searcher: &Searcher, tenant: &str, query: &str) -> Result<Vec<SearchHit>> {
     let request = SearchRequest {
-        tenant: tenant.to_owned(),
+        tenant: None,
         query: query.to_owned(),
         limit: TOP,
         tiers: Vec::new(),
@@ -198,7 +198,7 @@ async fn ask(searcher: &Searcher, tenant: &str, query: &str) -> Result<Vec<Searc
         per_record: true,
         explain: false,
     };
-    Ok(searcher.search(request).await?.hits)
+    Ok(searcher.search(tenant, request).await?.hits)
 }
 
 /// Some words from the middle of a text: what someone may remember of it.

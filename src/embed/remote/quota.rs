@@ -16,8 +16,9 @@ const DAY_MS: i64 = 86_400_000;
 const WARNING: f64 = 0.8;
 
 /// Something that is limited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = QuotaUnit)]
 pub enum Kind {
     /// Tokens.
     Tokens,

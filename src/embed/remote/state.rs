@@ -5,7 +5,7 @@ use serde::Serialize;
 pub use crate::breaker::Circuit;
 
 /// The state of one endpoint, for people and programs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct EndpointState {
     /// Its name in the pipeline file.
     pub name: String,
@@ -26,7 +26,7 @@ pub struct EndpointState {
 }
 
 /// A request that failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct LastFailure {
     /// `rate`, `quota`, `too_large`, `input`, `transient` or `configuration`.
     pub class: &'static str,

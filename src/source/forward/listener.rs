@@ -7,7 +7,6 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 use tracing::Instrument;
 
 use super::{
@@ -17,7 +16,6 @@ use super::{
     handshake::{Nonce, Secret},
     inflate::Limits,
     intake::Shared,
-    tls::{self, TlsError},
     unpack::Terms,
 };
 use crate::{
@@ -26,6 +24,7 @@ use crate::{
     metrics,
     pipeline::{Ingest, Origin},
     source::{sessions::Sessions, socket::watched},
+    tls::{Tls, TlsError},
 };
 
 /// Draws the nonce of a connection; no two should be alike.
@@ -50,14 +49,14 @@ pub enum BindError {
 /// A source of type `forward`, bound to its address.
 pub struct Listener {
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     settings: config::Forward,
 }
 
 impl Listener {
     /// Binds the address and reads the files of `tls`.
     pub async fn bind(settings: &config::Forward) -> Result<Self, BindError> {
-        let tls = settings.tls.as_ref().map(|tls| tls::acceptor(&tls.cert, &tls.key)).transpose()?;
+        let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
         let address = settings.listen;
         let listener =
             TcpListener::bind(address.0).await.map_err(|source| BindError::Listen { address, source })?;
@@ -135,7 +134,7 @@ fn shared(settings: &config::Forward, ingest: Ingest, cpu: Cpu) -> Shared {
 
 async fn serve(
     socket: TcpStream,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     origin: &Origin,
     nonce: Nonce,
     shared: &Arc<Shared>,
@@ -147,7 +146,7 @@ async fn serve(
     };
     let accepted = tokio::select! {
         () = shared.ingest.closing().cancelled() => return Ok(()),
-        accepted = timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => accepted,
+        accepted = timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(socket)) => accepted,
     };
     let accepted =
         accepted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no TLS in time")));

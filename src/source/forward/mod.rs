@@ -41,7 +41,6 @@ mod listener;
 mod message;
 mod stream;
 mod time;
-mod tls;
 mod unpack;
 mod value;
 
@@ -49,7 +48,6 @@ mod value;
 mod tests;
 
 pub use listener::{BindError, DrawNonce, Listener};
-pub use tls::TlsError;
 
 use bytes::Bytes;
 

@@ -1,0 +1,110 @@
+//! `/api/v1/dead-letters`: what could not be taken, kept to be looked at.
+
+use axum::{Json, extract::State};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    Problem, Shared,
+    extract::{Named, Params},
+    page::{Page, PageOf},
+};
+use crate::store::{DeadLetter, DeadLetterState};
+
+/// Something that failed.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeadLetter)]
+pub(super) struct Letter {
+    /// Its number.
+    id: i64,
+    /// `open` or `redriven`.
+    state: &'static str,
+    /// When it failed, in milliseconds since the Unix epoch.
+    at_ms: i64,
+    /// When it was sent again, in milliseconds since the Unix epoch.
+    redriven_ms: Option<i64>,
+    /// The source it came from; empty if it came from the log.
+    source: String,
+    /// Who sent it.
+    peer: Option<String>,
+    /// Where it is in the log, if it got there.
+    offset: Option<u64>,
+    /// Number of the frame within its connection, file or request, from 0.
+    frame: Option<u64>,
+    /// Byte at which it began there.
+    byte: Option<u64>,
+    /// A short, stable code.
+    code: String,
+    /// The particulars, for people.
+    message: String,
+    /// Bytes that are kept of it.
+    payload_bytes: usize,
+    /// Those bytes in base64; left out of lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<String>,
+}
+
+impl From<DeadLetter> for Letter {
+    fn from(letter: DeadLetter) -> Self {
+        let DeadLetter { id, letter, state, redriven_ms } = letter;
+        Self {
+            id,
+            state: state.as_str(),
+            at_ms: letter.at_ms,
+            redriven_ms,
+            source: letter.source,
+            peer: letter.peer,
+            offset: letter.offset,
+            frame: letter.frame_index,
+            byte: letter.byte_offset,
+            code: letter.code,
+            message: letter.message,
+            payload_bytes: letter.payload.map_or(0, |payload| payload.len()),
+            payload: None,
+        }
+    }
+}
+
+/// Which dead letters are asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// Those that were sent again too.
+    #[serde(default)]
+    all: bool,
+    /// Items at most; 100 if left out.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before; the first page if left out.
+    #[param(max_length = 1024)]
+    cursor: Option<String>,
+}
+
+/// List the dead letters, oldest first
+#[utoipa::path(get, path = "/api/v1/dead-letters", params(Wanted), responses((status = 200, body = Page<Letter>)))]
+pub(super) async fn list(
+    State(api): Shared,
+    Params(wanted): Params<Wanted>,
+) -> Result<Json<Page<Letter>>, Problem> {
+    let page = PageOf { limit: wanted.limit, cursor: wanted.cursor };
+    let (limit, after) = (page.limit()?, page.after::<i64>()?.unwrap_or(0));
+    let state = (!wanted.all).then_some(DeadLetterState::Open);
+    let letters = api.searcher.store.dead_letters(state, after, limit + 1).await?;
+    Ok(Json(Page::of(letters, limit, |letter| letter.id)))
+}
+
+/// Show a dead letter with its bytes
+#[utoipa::path(
+    get,
+    path = "/api/v1/dead-letters/{id}",
+    params(("id" = i64, Path, description = "Its number")),
+    responses((status = 200, body = Letter))
+)]
+pub(super) async fn show(State(api): Shared, Named(id): Named<i64>) -> Result<Json<Letter>, Problem> {
+    let found = api.searcher.store.dead_letter(id).await?;
+    let letter = found.ok_or_else(|| Problem::no_such(format!("there is no dead letter {id}")))?;
+    let payload = letter.letter.payload.as_ref().map(|payload| STANDARD.encode(payload));
+    Ok(Json(Letter { payload, ..letter.into() }))
+}

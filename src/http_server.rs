@@ -1,0 +1,166 @@
+//! Serving HTTP to strangers: connections are bounded in number, and in the
+//! time that they may take to say what they want.
+//!
+//! What a request may cost once it is said is the handlers' matter. A
+//! connection beyond the bound is answered at once that there is no room, so
+//! that a balancer in front turns to another daemon.
+
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, extract::Request};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+use crate::tls::Tls;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long the head of a request may take to arrive, and how long a
+/// connection may wait for its next one.
+const HEAD: Duration = Duration::from_secs(30);
+/// Bytes of the head of a request; more is answered with 431.
+const HEAD_BYTES: usize = 64 << 10;
+/// How long the answer that there is no room may take.
+const REFUSAL: Duration = Duration::from_millis(250);
+/// Pause after the system had no connection to give, for want of descriptors.
+const NO_SOCKETS: Duration = Duration::from_millis(100);
+
+/// Sent as it is, for a connection that finds no room.
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+content-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 172\r\n\r\n\
+{\"type\":\"urn:thalweg:problem:too_many_connections\",\"title\":\"Service Unavailable\",\"status\":503,\
+\"code\":\"too_many_connections\",\"detail\":\"no room for a connection; come again\"}";
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// A bound address that is not served yet.
+pub struct Server {
+    listener: TcpListener,
+    tls: Option<Tls>,
+    room: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Serves at most `connections` at once on `listener`.
+    pub fn new(listener: TcpListener, tls: Option<Tls>, connections: usize) -> Self {
+        Self { listener, tls, room: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))) }
+    }
+
+    /// Serves until `stop` is cancelled and the open requests are answered.
+    ///
+    /// # Errors
+    /// If the listener is broken for good.
+    pub async fn serve(self, router: Router, stop: CancellationToken) -> io::Result<()> {
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = self.listener.accept() => accepted,
+            };
+            let (socket, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if is_passing(&error) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "no connection can be taken");
+                    tokio::time::sleep(NO_SOCKETS).await;
+                    continue;
+                }
+            };
+            // Answers are small and complete: there is nothing to gather.
+            let _ = socket.set_nodelay(true);
+            match self.room.clone().try_acquire_owned() {
+                Ok(place) => {
+                    let (router, tls, stop) = (router.clone(), self.tls.clone(), stop.clone());
+                    connections.spawn(connection(socket, Peer(peer), tls, router, stop, place));
+                }
+                Err(_) if self.tls.is_none() => {
+                    connections.spawn(refuse(socket));
+                }
+                Err(_) => {}
+            }
+        }
+        connections.close();
+        connections.wait().await;
+        Ok(())
+    }
+}
+
+/// Whether the next attempt may well succeed.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+async fn refuse(mut socket: TcpStream) {
+    let _ = timeout(REFUSAL, socket.write_all(NO_ROOM)).await;
+}
+
+async fn connection(
+    socket: TcpStream,
+    peer: Peer,
+    tls: Option<Tls>,
+    router: Router,
+    stop: CancellationToken,
+    _place: OwnedSemaphorePermit,
+) {
+    match tls {
+        None => requests(socket, peer, router, stop).await,
+        Some(tls) => match timeout(HANDSHAKE, tls.acceptor().accept(socket)).await {
+            Ok(Ok(encrypted)) => requests(encrypted, peer, router, stop).await,
+            Ok(Err(error)) => tracing::debug!(peer = %peer.0, %error, "no TLS"),
+            Err(_) => tracing::debug!(peer = %peer.0, "no TLS in time"),
+        },
+    }
+}
+
+async fn requests<S>(socket: S, peer: Peer, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = router.map_request(move |request: hyper::Request<hyper::body::Incoming>| {
+        let mut request: Request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        request
+    });
+    let service = TowerToHyperService::new(service);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
+    let mut serving = pin!(http.serve_connection(TokioIo::new(socket), service));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(peer = %peer.0, %error, "a connection broke off");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_of_a_connection_is_a_whole_answer() {
+        let text = std::str::from_utf8(NO_ROOM).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
+        let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(problem["status"], 503);
+    }
+}

@@ -49,6 +49,8 @@ pub mod embed;
 
 pub mod store;
 
+pub mod access;
+
 pub mod artifact;
 
 pub mod config;

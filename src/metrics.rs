@@ -90,6 +90,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_histogram!("searchable_seconds", "Time from a record's append until it is searchable.");
     describe_histogram!("search_seconds", "Time to answer one search.");
     describe_gauge!("index_bytes", "Bytes of the database that holds rows and vectors.");
+    describe_counter!("auth_total", "Credentials looked at, by what came of it.");
+    describe_counter!("trail_dropped_total", "Refusals that the trail has no row of, for want of room.");
     describe_counter!("http_requests_total", "HTTP requests, by route and status.");
     describe_histogram!("http_request_seconds", "Time to answer an HTTP request, by route.");
     Ok(handle)
@@ -350,6 +352,16 @@ pub fn searched(took: Duration) {
 pub fn index_bytes(bytes: u64) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     gauge!("index_bytes").set(bytes as f64);
+}
+
+/// Credentials were looked at: `known`, or the code of the refusal.
+pub fn authenticated(outcome: &'static str) {
+    counter!("auth_total", "outcome" => outcome).increment(1);
+}
+
+/// Refusals left no row in the trail.
+pub fn trail_dropped(refusals: u64) {
+    counter!("trail_dropped_total").increment(refusals);
 }
 
 /// One HTTP request answered.

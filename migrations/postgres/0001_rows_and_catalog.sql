@@ -348,3 +348,41 @@ CREATE POLICY of_tenant ON thalweg.chunks FOR SELECT TO thalweg_reader USING (te
 CREATE POLICY of_tenant ON thalweg.tenants FOR SELECT TO thalweg_reader USING (tenant_key = thalweg.current_tenant());
 CREATE POLICY of_tenant ON thalweg.partitions FOR SELECT TO thalweg_reader USING (tenant_key = thalweg.current_tenant());
 CREATE POLICY of_tenant ON thalweg.vector_indexes FOR SELECT TO thalweg_reader USING (tenant_key = thalweg.current_tenant());
+
+-- API keys: of the secret only its SHA-256. `roles` are names with spaces
+-- between them; `tenant` is null where the key speaks for any.
+CREATE TABLE thalweg.api_keys (
+    id         text PRIMARY KEY,
+    name       text NOT NULL,
+    digest     bytea NOT NULL CHECK (length(digest) = 32),
+    tenant     text,
+    roles      text NOT NULL,
+    tier       text NOT NULL,
+    created_ms bigint NOT NULL,
+    expires_ms bigint,
+    revoked_ms bigint,
+    used_ms    bigint,
+    replaces   text
+);
+
+-- What was done and refused, by whom. Equal refusals of a minute may be one
+-- row: `times`, from `at_ms` to `last_ms`. Rows are only ever added.
+CREATE TABLE thalweg.trail (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at_ms      bigint NOT NULL,
+    last_ms    bigint NOT NULL,
+    times      bigint NOT NULL CHECK (times > 0),
+    principal  text NOT NULL,
+    scheme     text NOT NULL,
+    act        text NOT NULL,
+    subject    text NOT NULL,
+    outcome    text NOT NULL CHECK (outcome IN ('done', 'refused')),
+    detail     text NOT NULL,
+    peer       text,
+    request_id text
+);
+CREATE FUNCTION thalweg.keep_trail() RETURNS trigger
+LANGUAGE plpgsql
+AS $$ BEGIN RAISE EXCEPTION 'the trail is only added to'; END $$;
+CREATE TRIGGER trail_keeps BEFORE UPDATE OR DELETE OR TRUNCATE ON thalweg.trail
+FOR EACH STATEMENT EXECUTE FUNCTION thalweg.keep_trail();

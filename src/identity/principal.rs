@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// What somebody is there for. Roles add up.
 #[derive(
@@ -60,6 +60,11 @@ impl Role {
             Self::Operator => "operator",
             Self::Admin => "admin",
         }
+    }
+
+    /// The role of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
     }
 
     fn has(self, right: Right) -> bool {
@@ -126,6 +131,12 @@ impl Roles {
     }
 }
 
+impl Serialize for Roles {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
 impl FromIterator<Role> for Roles {
     fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> Self {
         Self(roles.into_iter().fold(0, |bits, role| bits | role.bit()))
@@ -172,6 +183,27 @@ pub enum RateTier {
     Unlimited,
 }
 
+impl RateTier {
+    /// All of them, from the least.
+    pub const ALL: [Self; 5] = [Self::Free, Self::Dev, Self::Pro, Self::Enterprise, Self::Unlimited];
+
+    /// The word for it in keys, tokens and the pipeline file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Dev => "dev",
+            Self::Pro => "pro",
+            Self::Enterprise => "enterprise",
+            Self::Unlimited => "unlimited",
+        }
+    }
+
+    /// The tier of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tier| tier.name() == name)
+    }
+}
+
 /// How a principal proved who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -184,6 +216,28 @@ pub enum Scheme {
     Token,
     /// What a source was given in the pipeline file, as Forward's shared key.
     Source,
+    /// An account of this machine that may open the store itself.
+    Local,
+}
+
+impl Scheme {
+    const ALL: [Self; 5] = [Self::Open, Self::Key, Self::Token, Self::Source, Self::Local];
+
+    /// The stored name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Key => "key",
+            Self::Token => "token",
+            Self::Source => "source",
+            Self::Local => "local",
+        }
+    }
+
+    /// The scheme of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scheme| scheme.name() == name)
+    }
 }
 
 /// Who a request speaks for.
@@ -244,6 +298,23 @@ impl Principal {
             scheme: Scheme::Open,
             tenant: None,
             roles: Roles::all(),
+            tier: RateTier::Unlimited,
+        }
+    }
+
+    /// An account of this machine, which may do what it can open the store
+    /// for. `name` is the account's.
+    pub fn local(name: &str) -> Self {
+        Self { id: format!("local:{name}").into(), scheme: Scheme::Local, ..Self::open() }
+    }
+
+    /// Whom a source of the pipeline file speaks for, whoever connects to it.
+    pub fn source(name: &str, tenant: Option<&str>) -> Self {
+        Self {
+            id: format!("source:{name}").into(),
+            scheme: Scheme::Source,
+            tenant: tenant.map(Arc::from),
+            roles: [Role::Ingester].into_iter().collect(),
             tier: RateTier::Unlimited,
         }
     }

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::embed::{Known, Space, Spending};
+use crate::identity::{ApiKey, Entry, TrailRow};
 
 use super::postgres::PostgresStore;
 use super::sqlite::SqliteStore;
@@ -417,7 +418,8 @@ answered_by_each! {
         done_ms: Option<i64>,
     ) -> Result<(), StoreError>;
 
-    /// Forgets who was erased.
+    /// Forgets who was erased; with a whole tenant go the API keys that speak
+    /// for it.
     pub async fn forget_subject(&self, erasure_id: i64) -> Result<(), StoreError>;
 
     /// Nothing is left to do of an erasure.
@@ -459,6 +461,30 @@ answered_by_each! {
     /// Adds what one process has spent on a day, or gives back what it had
     /// reserved, and returns what all have spent on it.
     pub async fn add_spending(&self, pipeline: &str, spent: &Spending) -> Result<Spending, StoreError>;
+
+    /// Keeps a new key, and says in the trail who made it. The key that it
+    /// replaces is good until `old_until_ms` at most. All or nothing.
+    pub async fn add_key(&self, key: &ApiKey, old_until_ms: Option<i64>, entry: &Entry) -> Result<(), StoreError>;
+
+    /// Takes a key back, and says in the trail who did. False, and nothing is
+    /// written, if there is none or it was taken back before.
+    pub async fn revoke_key(&self, id: &str, now_ms: i64, entry: &Entry) -> Result<bool, StoreError>;
+
+    /// Notes when keys were last used. Keys that are gone are passed over.
+    pub async fn note_key_uses(&self, uses: &[(String, i64)]) -> Result<(), StoreError>;
+
+    /// The key with this id.
+    pub async fn key(&self, id: &str) -> Result<Option<ApiKey>, StoreError>;
+
+    /// Every key, oldest first; those that are over as well.
+    pub async fn keys(&self) -> Result<Vec<ApiKey>, StoreError>;
+
+    /// Adds to the trail, all or nothing.
+    pub async fn append_trail(&self, acts: &[NewTrailRow]) -> Result<(), StoreError>;
+
+    /// At most `limit` rows of the trail with numbers below `before`, the
+    /// newest first.
+    pub async fn trail(&self, before: i64, limit: u32) -> Result<Vec<TrailRow>, StoreError>;
 
     /// Number of the last change of the schema that the file has seen.
     pub async fn schema_version(&self) -> Result<i64, StoreError>;

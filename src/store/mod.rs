@@ -29,6 +29,7 @@ pub mod fusion;
 mod handle;
 mod hits;
 mod inventory;
+mod keys;
 pub mod keywords;
 mod lost;
 mod matches;
@@ -47,6 +48,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod trail;
 mod vector;
 mod waiting;
 
@@ -74,6 +76,7 @@ pub use spaces::{SpaceRow, SpaceState};
 pub use stored::{StoredChunk, StoredRecord};
 pub use streams::StreamOwner;
 pub use texts::StoredVectors;
+pub use trail::NewTrailRow;
 pub use waiting::{Moved, WaitingChunk, WaitingPage};
 
 /// Why a record is a dead letter: the embedder will never take its text.

@@ -94,8 +94,15 @@ impl PostgresStore {
     }
 
     pub async fn forget_subject(&self, erasure_id: i64) -> Result<(), StoreError> {
-        let forget = "UPDATE thalweg.erasures SET tenant = NULL, session = NULL WHERE erasure_id = $1";
-        self.note(|session| session.query(forget).bind(erasure_id)).await
+        let mut session = self.begin().await?;
+        for statement in [
+            "DELETE FROM thalweg.api_keys WHERE tenant =
+                 (SELECT tenant FROM thalweg.erasures WHERE erasure_id = $1 AND session IS NULL)",
+            "UPDATE thalweg.erasures SET tenant = NULL, session = NULL WHERE erasure_id = $1",
+        ] {
+            session.query(statement).bind(erasure_id).run(&mut session).await.doing(NOTING)?;
+        }
+        session.commit(NOTING).await
     }
 
     pub async fn close_erasure(&self, erasure_id: i64, now_ms: i64) -> Result<(), StoreError> {

@@ -41,6 +41,7 @@ mod forget;
 mod index_plan;
 mod indexes;
 mod inspect;
+mod keys;
 mod lists;
 mod lost;
 mod migration;
@@ -61,6 +62,7 @@ mod streams;
 mod text;
 mod texts;
 mod tools;
+mod trail;
 mod vectors;
 mod waiting;
 

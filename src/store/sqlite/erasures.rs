@@ -104,8 +104,15 @@ impl SqliteStore {
     }
 
     pub async fn forget_subject(&self, erasure_id: i64) -> Result<(), StoreError> {
-        let forget = "UPDATE erasures SET tenant = NULL, session = NULL WHERE erasure_id = ?";
-        self.note(sqlx::query(forget).bind(erasure_id)).await
+        let mut transaction = self.begin().await?;
+        for statement in [
+            "DELETE FROM api_keys WHERE tenant =
+                 (SELECT tenant FROM erasures WHERE erasure_id = ? AND session IS NULL)",
+            "UPDATE erasures SET tenant = NULL, session = NULL WHERE erasure_id = ?",
+        ] {
+            sqlx::query(statement).bind(erasure_id).execute(&mut *transaction).await.doing(NOTING)?;
+        }
+        transaction.commit().await.doing(NOTING)
     }
 
     pub async fn close_erasure(&self, erasure_id: i64, now_ms: i64) -> Result<(), StoreError> {

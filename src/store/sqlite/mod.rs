@@ -28,6 +28,7 @@ mod erasures;
 mod forget;
 mod insert;
 mod inspect;
+mod keys;
 mod lists;
 mod lost;
 mod matrix;
@@ -42,6 +43,7 @@ mod spaces;
 mod spending;
 mod stored;
 mod texts;
+mod trail;
 mod waiting;
 
 /// Readers at once. Searching is bound by the processor, so more would only

@@ -1,0 +1,123 @@
+//! API keys, remembered.
+//!
+//! What the store said of a key, that there is none included, holds for
+//! [`FRESH_MS`]: within that time a revocation takes effect, everywhere. A
+//! store that does not answer locks nobody out at once: what it said last
+//! holds for [`STALE_MS`] then.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use quick_cache::sync::Cache;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::{
+    identity::{ApiKey, Principal, Unauthenticated},
+    store::Store,
+};
+
+/// How long what is known of a key holds, in milliseconds.
+const FRESH_MS: i64 = 10_000;
+/// How long it holds while the store does not answer.
+const STALE_MS: i64 = 300_000;
+/// Keys that are remembered. Somebody who makes up ids drives out others'
+/// keys, which costs them a query.
+const REMEMBERED: usize = 10_000;
+/// Queries at once: made-up ids must not take the store's connections.
+const LOOKUPS: usize = 4;
+/// How exactly the last use of a key is noted, in milliseconds.
+const USE_MS: i64 = 60_000;
+/// Uses that wait to be noted. Those beyond are noted a minute later.
+const USES_WAITING: usize = 1_024;
+
+/// Uses of keys, on their way to be noted.
+pub(super) fn uses() -> (mpsc::Sender<(String, i64)>, mpsc::Receiver<(String, i64)>) {
+    mpsc::channel(USES_WAITING)
+}
+
+pub(super) struct Keyring {
+    store: Store,
+    known: Cache<String, Known>,
+    lookups: Semaphore,
+    used: mpsc::Sender<(String, i64)>,
+}
+
+#[derive(Clone)]
+struct Known {
+    key: Option<Arc<Held>>,
+    /// When the store said so.
+    at_ms: i64,
+}
+
+struct Held {
+    key: ApiKey,
+    used_ms: AtomicI64,
+}
+
+impl Known {
+    /// Whether it is at most `age_ms` old. A clock that was put back makes
+    /// it old.
+    fn is_within(&self, age_ms: i64, now_ms: i64) -> bool {
+        (0..age_ms).contains(&now_ms.saturating_sub(self.at_ms))
+    }
+}
+
+impl Keyring {
+    pub fn new(store: Store, used: mpsc::Sender<(String, i64)>) -> Self {
+        Self { store, known: Cache::new(REMEMBERED), lookups: Semaphore::new(LOOKUPS), used }
+    }
+
+    /// Whose the key `id` with `secret` is.
+    pub async fn principal(
+        &self,
+        id: &str,
+        secret: &[u8; 32],
+        now_ms: i64,
+    ) -> Result<Principal, Unauthenticated> {
+        let known = self.known(id, now_ms).await?;
+        let held = known.key.ok_or(Unauthenticated::UnknownKey)?;
+        let principal = held.key.principal(secret, now_ms)?;
+        self.note_use(&held, now_ms);
+        Ok(principal)
+    }
+
+    async fn known(&self, id: &str, now_ms: i64) -> Result<Known, Unauthenticated> {
+        let remembered = || self.known.get(id);
+        if let Some(known) = remembered().filter(|known| known.is_within(FRESH_MS, now_ms)) {
+            return Ok(known);
+        }
+        // Never closed.
+        let _turn = self.lookups.acquire().await.map_err(|_| Unauthenticated::KeyStoreAway)?;
+        // Whoever had the turn before may have asked the same.
+        let remembered = remembered();
+        if let Some(known) = remembered.clone().filter(|known| known.is_within(FRESH_MS, now_ms)) {
+            return Ok(known);
+        }
+        match self.store.key(id).await {
+            Ok(key) => {
+                let held = key.map(|key| Arc::new(Held { used_ms: key.used_ms.unwrap_or(0).into(), key }));
+                let known = Known { key: held, at_ms: now_ms };
+                self.known.insert(id.to_owned(), known.clone());
+                Ok(known)
+            }
+            Err(error) => {
+                tracing::warn!(%error, key = id, "an API key cannot be looked up");
+                let stale = remembered.filter(|known| known.is_within(STALE_MS, now_ms));
+                stale.ok_or(Unauthenticated::KeyStoreAway)
+            }
+        }
+    }
+
+    fn note_use(&self, held: &Held, now_ms: i64) {
+        let before = held.used_ms.load(Ordering::Relaxed);
+        let due = now_ms.saturating_sub(before) >= USE_MS;
+        let swap =
+            |now_ms| held.used_ms.compare_exchange(before, now_ms, Ordering::Relaxed, Ordering::Relaxed);
+        if due && swap(now_ms).is_ok() {
+            // Without room it is noted with the next use, a minute from now.
+            let _ = self.used.try_send((held.key.id.clone(), now_ms));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What is done beside the requests.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{authenticator::Authenticator, flood::Flood};
+use crate::{
+    clock::Clock,
+    identity::Entry,
+    metrics,
+    store::{NewTrailRow, Store},
+};
+
+/// How often what has gathered is written.
+const EVERY: Duration = Duration::from_secs(1);
+/// Most rows that wait while the store does not take them.
+const UNWRITTEN: usize = 1_000;
+
+/// Writes refusals and the use of keys, and keeps the provider's keys new.
+pub struct Upkeep {
+    store: Store,
+    authenticator: Authenticator,
+    refusals: mpsc::Receiver<Entry>,
+    uses: mpsc::Receiver<(String, i64)>,
+    clock: Clock,
+    flood: Flood,
+    rows: Vec<NewTrailRow>,
+    used: HashMap<String, i64>,
+}
+
+impl Upkeep {
+    pub(super) fn new(
+        store: Store,
+        authenticator: Authenticator,
+        refusals: mpsc::Receiver<Entry>,
+        uses: mpsc::Receiver<(String, i64)>,
+        clock: Clock,
+    ) -> Self {
+        let (flood, rows, used) = (Flood::default(), Vec::new(), HashMap::new());
+        Self { store, authenticator, refusals, uses, clock, flood, rows, used }
+    }
+
+    /// Runs until `stop`, and writes then what is left. What cannot be written
+    /// stops nothing: it is logged, and tried again as long as there is room.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
+        let mut tick = interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = tick.tick() => {
+                    self.write(false).await;
+                    // A provider that hangs must not keep refusals unwritten.
+                    let refreshed = self.authenticator.clone();
+                    tokio::select! {
+                        () = refreshed.refresh() => {}
+                        () = stop.cancelled() => break,
+                    }
+                }
+                Some(entry) = self.refusals.recv() => self.rows.extend(self.flood.take(entry)),
+                Some((id, used_ms)) = self.uses.recv() => drop(self.used.insert(id, used_ms)),
+            }
+        }
+        while let Ok(entry) = self.refusals.try_recv() {
+            self.rows.extend(self.flood.take(entry));
+        }
+        while let Ok((id, used_ms)) = self.uses.try_recv() {
+            self.used.insert(id, used_ms);
+        }
+        self.write(true).await;
+        Ok(())
+    }
+
+    async fn write(&mut self, end: bool) {
+        let (rows, beyond) = self.flood.settle((self.clock)(), end);
+        metrics::trail_dropped(beyond);
+        self.rows.extend(rows);
+        if !self.rows.is_empty() {
+            match self.store.append_trail(&self.rows).await {
+                Ok(()) => self.rows.clear(),
+                Err(error) => {
+                    tracing::error!(%error, rows = self.rows.len(), "refusals cannot be written to the trail");
+                    let excess = self.rows.len().saturating_sub(UNWRITTEN);
+                    metrics::trail_dropped(self.rows.drain(..excess).map(|row| row.times).sum());
+                }
+            }
+        }
+        if !self.used.is_empty() {
+            let uses: Vec<_> = self.used.drain().collect();
+            // Noted with the next use otherwise.
+            if let Err(error) = self.store.note_key_uses(&uses).await {
+                tracing::warn!(%error, keys = uses.len(), "the use of API keys cannot be noted");
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! JSON Web Tokens (RFC 7519) of one identity provider.
+//!
+//! ```text
+//! token ─► header: algorithm taken? ─► key of that name, for that algorithm
+//!       ─► signature holds? ─► claims: issuer, audience, times ─► principal
+//! ```
+//!
+//! Nothing of a token is believed before its signature is checked, but for the
+//! names of algorithm and key, and these only choose among what the pipeline
+//! file and the provider name. The key says what it is for, too: a public key
+//! is never taken for a shared secret. The checks are our own few lines over
+//! `ring`: they need `now` as an argument and no state of the process.
+
+mod algorithm;
+mod claims;
+mod jwk;
+mod jws;
+mod provider;
+mod seen;
+#[cfg(test)]
+mod tests;
+
+use super::{Jwt, Principal, Unauthenticated};
+use crate::http_client::ClientError;
+
+pub use algorithm::Algorithm;
+
+use self::{claims::Claims, jws::Jws, provider::Provider, seen::Seen};
+
+/// Takes the tokens of one provider.
+pub struct Tokens {
+    settings: Jwt,
+    provider: Provider,
+    seen: Seen,
+}
+
+impl Tokens {
+    /// Asks the provider for nothing yet. Reads this machine's certificate
+    /// authorities and blocks meanwhile.
+    pub fn new(settings: &Jwt) -> Result<Self, ClientError> {
+        Ok(Self { provider: Provider::new(settings)?, settings: settings.clone(), seen: Seen::default() })
+    }
+
+    /// Whose `token` is. Asks the provider if it names a key that is not
+    /// known.
+    pub async fn principal(&self, token: &str, now_ms: i64) -> Result<Principal, Unauthenticated> {
+        let jws = Jws::parse(token)?;
+        if !self.settings.algorithms.contains(&jws.algorithm) {
+            return Err(Unauthenticated::AlgorithmRefused);
+        }
+        let keys = self.provider.keys_for(jws.key_id.as_deref(), now_ms).await?;
+        if let Some(principal) = self.seen.get(token, keys.generation, now_ms) {
+            return Ok(principal);
+        }
+        keys.verify(&jws)?;
+        let claims = Claims::parse(&jws)?;
+        let until_ms = claims.check(&self.settings, now_ms)?;
+        let principal = claims.principal(&self.settings)?;
+        self.seen.put(token, keys.generation, (now_ms, until_ms), &principal);
+        Ok(principal)
+    }
+
+    /// Gets the provider's keys anew, if it is time.
+    pub async fn refresh(&self, now_ms: i64) {
+        self.provider.refresh(now_ms).await;
+    }
+}

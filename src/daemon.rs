@@ -11,59 +11,40 @@
 //! next start.
 
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
     api::{Api, Bodies, Idempotency, Parts},
-    artifact::{ArtifactError, Artifacts, Description},
+    artifact::{ArtifactError, Description},
     clock::{self, Clock},
     config::{Format, Pipeline, Source},
-    dataflow::{Cpu, Drained, Supervisor},
-    dictionary::Library,
-    durable,
-    embed::{self, Cached, Embedder, SharedVectors, Space, Tier, TokenSpans},
+    dataflow::{Drained, Supervisor},
+    embed::Embedder,
     http_server::Server,
-    log::{Directory, Log, Recovery, segment_name},
+    log::Log,
     pipeline::{
-        Ingest,
-        archive::Archive,
-        backfill::Backfill,
-        canary::Guarded,
-        damage::DamageRegister,
-        derive::Derive,
-        deriver::Deriver,
-        dictionaries::Dictionaries,
-        erase::Eraser,
-        inventory::Inventory,
-        ownership,
-        progress::Progress,
-        retention::Keeper,
-        search::Searcher,
-        serving::{Served, Serving},
-        shadow::Shadow,
-        spending::Account,
-        survey::{Remembered, survey},
-        upkeep,
+        Ingest, backfill::Backfill, damage::DamageRegister, derive::Derive, erase::Eraser,
+        inventory::Inventory, ownership, progress::Progress, retention::Keeper, shadow::Shadow, upkeep,
     },
     rate_limit::Limiter,
-    redis::{Redis, Trigger},
+    redis::Trigger,
     source::{
         file::{self, Content, Files},
         forward,
         sessions::Sessions,
         socket::Listener,
     },
-    store::{Lease, SpaceState, Store, StoredVectors},
+    store::Lease,
     tls::Tls,
+    workbench::{Workbench, archive_of, batch_tag, open_log_of},
 };
 
 /// Time to the next attempt at an object store that does not answer.
@@ -95,261 +76,6 @@ pub struct Addresses {
     pub http: String,
     /// Sockets that take frames: source name and address.
     pub sources: Vec<(String, String)>,
-}
-
-/// What every use of a pipeline's data needs.
-#[derive(Clone)]
-pub struct Workbench {
-    /// The pipeline.
-    pub pipeline: Arc<Pipeline>,
-    /// Rows, vectors, catalog.
-    pub store: Store,
-    /// Who embeds, and for which space.
-    pub serving: Arc<Serving>,
-    /// Counts tokens as the pipeline's own model does.
-    pub tokens: Arc<dyn TokenSpans>,
-    /// What the models cost, where they cost something, written down while
-    /// this lives.
-    accounts: Arc<Vec<(Account, AbortOnDropHandle<()>)>>,
-    /// The object store.
-    pub artifacts: Artifacts,
-    /// What other daemons share with this one.
-    pub redis: Option<Redis>,
-    shared_vectors: Vec<Arc<SharedVectors>>,
-    /// Threads that compute.
-    pub cpu: Cpu,
-}
-
-/// How long an end waits for vectors that are on their way to Redis.
-const DRAIN: Duration = Duration::from_secs(2);
-
-impl Workbench {
-    /// Opens the store, the model and the object store of `pipeline`.
-    pub async fn open(pipeline: Pipeline) -> Result<Self> {
-        std::fs::create_dir_all(&pipeline.data_dir)
-            .with_context(|| format!("the data directory {} cannot be made", pipeline.data_dir.display()))?;
-        let store = open_store(&pipeline).await?;
-        let artifacts = open_artifacts(&pipeline, &store)?;
-        restore_dictionaries(&pipeline, &artifacts).await;
-        let stored = store.spaces().await?.into_iter().filter(|space| space.state != SpaceState::Retired);
-        let stored: Vec<_> = stored.map(|row| row.space).collect();
-        let redis = match &pipeline.redis {
-            Some(settings) => Some(Redis::open(settings).await?),
-            None => None,
-        };
-        let ttl = pipeline.redis.as_ref().map(|settings| settings.cache_ttl.0);
-        let shared = redis.clone().zip(ttl);
-        let mut shared_vectors = Vec::new();
-        let served = serve(&pipeline.embed, &store, &stored, shared.clone(), &mut shared_vectors).await?;
-        store.replace_unused(served.space_key).await?;
-        let tokens = served.model.tokens();
-        let mut members = vec![served];
-        if let Some(next) = &pipeline.migrate {
-            let served = serve(next, &store, &stored, shared, &mut shared_vectors).await;
-            members.push(served.context("[migrate] cannot be used")?);
-            ensure!(
-                members.first().map(|served| served.space_key)
-                    != members.last().map(|served| served.space_key),
-                "[migrate] names the embedding space that [embed] has; name another model there, or leave it out"
-            );
-        }
-        let account = |(served, name): (&Served, &str)| {
-            let budget = served.model.budget()?.clone();
-            let (store, pipeline) = (store.clone(), format!("{}{name}", pipeline.name));
-            Some(Account { budget, store, pipeline, writing: Arc::default() })
-        };
-        let mut accounts = Vec::new();
-        for account in members.iter().zip(["", "/migrate"]).filter_map(account) {
-            account.settle().await?;
-            let kept = tokio::spawn(account.clone().keep().in_current_span());
-            accounts.push((account, AbortOnDropHandle::new(kept)));
-        }
-        let accounts = Arc::new(accounts);
-        let serving = Arc::new(Serving::new(store.clone(), members));
-        serving.now().await?;
-        let (pipeline, cpu) = (Arc::new(pipeline), Cpu::new(0)?);
-        Ok(Self { pipeline, store, serving, tokens, accounts, artifacts, redis, shared_vectors, cpu })
-    }
-
-    /// Writes down what embedding cost and closes the store.
-    pub async fn close(&self) -> Result<()> {
-        for (account, _) in self.accounts.iter() {
-            account.settle().await?;
-        }
-        for vectors in &self.shared_vectors {
-            vectors.drain(DRAIN).await;
-        }
-        self.store.close().await;
-        Ok(())
-    }
-
-    /// Turns frames into rows.
-    pub fn deriver(&self) -> Deriver {
-        let (settings, defaults) = (self.pipeline.derive.clone(), self.pipeline.defaults.clone());
-        Deriver::new(settings, defaults, self.tokens.clone(), self.cpu.clone())
-    }
-
-    /// Answers searches.
-    pub fn searcher(&self) -> Searcher {
-        Searcher {
-            store: self.store.clone(),
-            serving: self.serving.clone(),
-            settings: self.pipeline.search.clone(),
-        }
-    }
-}
-
-/// Opens the embedder that `settings` name, for a store that holds vectors of
-/// the spaces `stored`; `shared` says with whom its vectors are shared, and
-/// for how long.
-async fn serve(
-    settings: &embed::Settings,
-    store: &Store,
-    stored: &[Space],
-    shared: Option<(Redis, Duration)>,
-    shared_vectors: &mut Vec<Arc<SharedVectors>>,
-) -> Result<Served> {
-    let (cache_memory, settings) = (settings.cache_memory.as_usize(), settings.clone());
-    let stored = stored.to_vec();
-    let model = tokio::task::spawn_blocking(move || embed::open(&settings, &stored)).await??;
-    let space_key = store.register_space(model.space(), clock::system_ms()).await?;
-    let model = Arc::new(Guarded::new(model, store.clone(), space_key, clock::system()));
-    let mut tiers = Vec::new();
-    if let Some((redis, ttl)) = shared {
-        let vectors = Arc::new(SharedVectors::new(redis, model.space(), ttl));
-        shared_vectors.push(vectors.clone());
-        tiers.push(Tier { name: "redis", shelf: vectors });
-    }
-    let stored = Arc::new(StoredVectors { store: store.clone(), space_key });
-    tiers.push(Tier { name: "store", shelf: stored });
-    let embedder = Arc::new(Cached::new(model.clone(), cache_memory, tiers));
-    Ok(Served { space_key, embedder, model })
-}
-
-/// Opens the store of `pipeline`.
-pub async fn open_store(pipeline: &Pipeline) -> Result<Store> {
-    let path = pipeline.in_data_dir(pipeline.store.path.as_ref());
-    Store::open_with(&path, &pipeline.store).await.with_context(|| match &pipeline.store.url {
-        Some(_) => "the store at `store.url` cannot be opened".to_owned(),
-        None => format!("the store {} cannot be opened", path.display()),
-    })
-}
-
-/// Opens the object store of `pipeline`.
-pub fn open_artifacts(pipeline: &Pipeline, store: &Store) -> Result<Artifacts> {
-    let path = pipeline.in_data_dir(pipeline.artifacts.path.as_ref());
-    let uploads = pipeline.data_dir.join("uploads");
-    Ok(Artifacts::open(&pipeline.artifacts, &path, &uploads, store.clone())?)
-}
-
-/// The dictionaries of the stream of `pipeline`.
-pub fn dictionaries_of(pipeline: &Pipeline, artifacts: &Artifacts) -> Dictionaries {
-    let directory = Directory::of_stream(&log_root(pipeline), &pipeline.stream);
-    Dictionaries {
-        stream: pipeline.stream.clone(),
-        library: Library::of_segments(directory.path()),
-        settings: pipeline.segment.clone(),
-        artifacts: artifacts.clone(),
-    }
-}
-
-/// Puts back the dictionaries that are missing beside the log. What cannot be
-/// had back hinders only whoever needs it, and is said there again.
-pub async fn restore_dictionaries(pipeline: &Pipeline, artifacts: &Artifacts) {
-    match dictionaries_of(pipeline, artifacts).restore().await {
-        Ok(restored) => {
-            for digest in restored {
-                tracing::warn!(digest, "a dictionary was missing beside the log and was put back");
-            }
-        }
-        Err(error) => tracing::error!(%error, "a dictionary is missing beside the log"),
-    }
-}
-
-/// Folder of the logs of `pipeline`'s streams.
-pub fn log_root(pipeline: &Pipeline) -> PathBuf {
-    pipeline.data_dir.join("log")
-}
-
-/// Seals the closed segments of an opened log.
-pub fn archive_of(
-    log: &Log,
-    pipeline: &Pipeline,
-    store: &Store,
-    artifacts: &Artifacts,
-    damage: &Arc<DamageRegister>,
-    clock: Clock,
-) -> Result<Archive> {
-    Ok(Archive {
-        log: log.reader(),
-        sealer: log.sealer(),
-        folder: Directory::of_stream(&log_root(pipeline), &pipeline.stream).path().to_owned(),
-        settings: pipeline.segment.clone(),
-        artifacts: artifacts.clone(),
-        store: store.clone(),
-        damage: damage.clone(),
-        clock,
-        cpu: Cpu::background()?,
-        turn: Arc::default(),
-    })
-}
-
-/// What the store remembers of the stream of `pipeline`.
-pub async fn remembered(pipeline: &Pipeline, store: &Store) -> Result<Remembered> {
-    let checkpoint = store.counts(&pipeline.name, &pipeline.stream).await?;
-    Ok(Remembered {
-        segments: store.segments(&pipeline.stream).await?,
-        damage: store.damage(&pipeline.stream).await?,
-        start_offset: checkpoint.map(|checkpoint| checkpoint.start_offset),
-    })
-}
-
-/// Opens the log of `pipeline` for writing, after every offset that `store`
-/// knows to have been given, and reports what is damaged.
-pub async fn open_log_of(
-    pipeline: &Pipeline,
-    store: &Store,
-    clock: Clock,
-) -> Result<(Log, Arc<DamageRegister>)> {
-    let remembered = remembered(pipeline, store).await?;
-    let checkpoint = store.counts(&pipeline.name, &pipeline.stream).await?;
-    let known = remembered.end_offset(checkpoint.map_or(0, |checkpoint| checkpoint.next_offset));
-    let (log, recovery) = open_log_after(pipeline, clock.clone(), known)?;
-    let folder = Directory::of_stream(&log_root(pipeline), &pipeline.stream).path().to_owned();
-    // Left by a crash while sealing; the log has its lock, and seals nothing
-    // yet.
-    for path in durable::sweep_temporaries_of(&folder, |name| segment_name(name).is_some())? {
-        tracing::info!(file = %path.display(), "removed what a crash left unfinished");
-    }
-    let found = survey(&log.reader(), &folder, &recovery, &remembered, clock())?;
-    let register = DamageRegister::open(store.clone(), log.reader(), folder, clock).await?;
-    register.report(found).await;
-    let open = register.open_damage().len();
-    if open > 0 {
-        tracing::warn!(open, "the log has damage that `thalweg segments repair` has not seen to");
-    }
-    Ok((log, Arc::new(register)))
-}
-
-/// Opens the log of `pipeline` for writing and says what recovery put aside.
-pub fn open_log(pipeline: &Pipeline, clock: Clock) -> Result<(Log, Recovery)> {
-    open_log_after(pipeline, clock, 0)
-}
-
-/// As [`open_log`], where everything before `known` is known to have been in
-/// the log.
-pub fn open_log_after(pipeline: &Pipeline, clock: Clock, known: u64) -> Result<(Log, Recovery)> {
-    let (root, draw_id) = (log_root(pipeline), Box::new(rand::random));
-    let opened = Log::open_after(&root, &pipeline.stream, &pipeline.log, clock, draw_id, known)?;
-    report_recovery(&pipeline.stream, &opened.1);
-    Ok(opened)
-}
-
-fn report_recovery(stream: &str, recovery: &Recovery) {
-    tracing::info!(stream, end_offset = recovery.end_offset, "log recovered");
-    for file in &recovery.quarantined {
-        tracing::error!(stream, file = %file.display(), "a segment file could not be read and was put aside");
-    }
 }
 
 /// Runs `pipeline` until `stop` is cancelled, or until it is done if
@@ -792,14 +518,6 @@ fn content_of(format: Format) -> Option<Content> {
         Format::Frames => Some(Content::Frames),
         Format::Jsonl => Some(Content::JsonLines),
     }
-}
-
-/// Name of the batch that a start at `now_ms` writes.
-pub fn batch_tag(pipeline: &Pipeline, now_ms: i64) -> String {
-    pipeline.batch_tag.clone().unwrap_or_else(|| {
-        let day = jiff::Timestamp::from_millisecond(now_ms).unwrap_or_default();
-        format!("{}-{}", pipeline.name, day.strftime("%F"))
-    })
 }
 
 /// What the vectors were made with is an artifact of its own, so that they

@@ -57,6 +57,8 @@ pub mod config;
 
 pub mod pipeline;
 
+pub mod workbench;
+
 pub mod source;
 
 pub mod api;

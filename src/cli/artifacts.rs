@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     artifact::{Artifacts as Registry, Verified},
-    daemon::open_artifacts,
     store::ArtifactRow,
     units::ByteSize,
+    workbench::open_artifacts,
 };
 
 /// List, check, verify or fetch artifacts of the object store.

@@ -12,10 +12,10 @@ use super::{
 use crate::{
     clock,
     config::Pipeline,
-    daemon::open_artifacts,
     pipeline::backup::{Backup as Copy, Manifest},
     store::Engine,
     units::ByteSize,
+    workbench::open_artifacts,
 };
 
 /// Copy the database and its registry into one folder, with the counts and

@@ -10,10 +10,10 @@ use clap::{Args, Subcommand};
 
 use super::{Output, PipelineFile, offline};
 use crate::{
-    daemon::{dictionaries_of, open_artifacts},
     pipeline::dictionaries::{Dictionaries as Trained, trial::Training},
     store::Store,
     units::ByteSize,
+    workbench::{dictionaries_of, open_artifacts},
 };
 
 /// Train dictionaries that make segments smaller, and list or restore them.

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     clock,
     config::Pipeline,
-    daemon::{archive_of, open_artifacts, open_log_of},
     log::{Log, OpenError},
     pipeline::{
         damage::DamageRegister,
@@ -22,6 +21,7 @@ use crate::{
     },
     redis::Redis,
     store::{Erasure, Store, Subject},
+    workbench::{archive_of, open_artifacts, open_log_of},
 };
 
 /// Erase a tenant, or one session of theirs, from everything kept.

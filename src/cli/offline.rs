@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use crate::{
     clock,
     config::Pipeline,
-    daemon::{log_root, open_store, remembered},
     log::{Directory, LogReader, Recovery},
     pipeline::survey::{Remembered, survey},
     store::{Damage, Store},
+    workbench::{log_root, open_store, remembered},
 };
 
 /// The store of `pipeline`, if it was ever made. Nothing is created.

@@ -14,10 +14,10 @@ use super::{
 use crate::{
     clock,
     config::Pipeline,
-    daemon::open_artifacts,
     dataflow::Cpu,
     pipeline::pack::{Outcome, Pack as Made, PackError, Packer, Period},
     units::{self, ByteSize},
+    workbench::open_artifacts,
 };
 
 /// Put the documents of a period into the object store, as one artifact.

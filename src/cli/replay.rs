@@ -21,11 +21,11 @@ use super::{
 use crate::{
     clock,
     config::Pipeline,
-    daemon::{self, Workbench},
     log::LogReader,
     pipeline::replay::{Mode, Plan, Replay as Replaying, Selection},
     record::Tier,
     store::Checkpoint,
+    workbench::{self, Workbench},
 };
 
 /// Derive again from the log, to compare or to put back what is missing.
@@ -121,7 +121,7 @@ impl Replay {
             pipeline: bench.pipeline.name.clone(),
             served: bench.serving.now().await?,
             config_digest: bench.pipeline.digest(),
-            batch_tag: daemon::batch_tag(&bench.pipeline, clock::system_ms()),
+            batch_tag: workbench::batch_tag(&bench.pipeline, clock::system_ms()),
         };
         let mut steps = Steps::new(selection.offsets.end - selection.offsets.start, self.rate);
         let code = if self.plan {

@@ -15,9 +15,9 @@ use super::{
 use crate::{
     clock,
     config::Pipeline,
-    daemon::{open_artifacts, open_store},
     pipeline::backup::{Compared, Manifest, compare},
     store::{Damage, DamageKind, Engine, Store, TableDigest, probe},
+    workbench::{open_artifacts, open_store},
 };
 
 /// Put a backup where no store is, and prove it: every table is counted and

@@ -12,13 +12,13 @@ use super::{
 use crate::{
     clock,
     config::Pipeline,
-    daemon::{archive_of, open_artifacts, open_log_of},
     log::OpenError,
     pipeline::{
         ownership,
         retention::{Due, DueArtifact, Keeper},
     },
     store::Store,
+    workbench::{archive_of, open_artifacts, open_log_of},
 };
 
 /// Take away what is older than `[retention]` says, but for what is pinned.

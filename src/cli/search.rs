@@ -12,10 +12,10 @@ use super::{
     output::{short, time},
 };
 use crate::{
-    daemon::Workbench,
     pipeline::search::{SearchHit, SearchReply, SearchRequest},
     record::Tier,
     store::{self, Scan, TierScan},
+    workbench::Workbench,
 };
 
 /// Search what a pipeline has indexed.

@@ -185,9 +185,9 @@ async fn what_is_sealed_while_it_is_packed_is_not_taken_for_lost() {
     send(&daemon, &(20..40).map(document).collect::<Vec<_>>()).await;
     let settings = thalweg::config::load(&site.pipeline(), &|_| None).unwrap();
     let store = site.store().await;
-    let artifacts = thalweg::daemon::open_artifacts(&settings, &store).unwrap();
+    let artifacts = thalweg::workbench::open_artifacts(&settings, &store).unwrap();
     let packer = || {
-        let root = thalweg::daemon::log_root(&settings);
+        let root = thalweg::workbench::log_root(&settings);
         let (log, _) = thalweg::log::LogReader::open(&root, "main").unwrap();
         let cpu = thalweg::dataflow::Cpu::background().unwrap();
         Packer::new(&settings, log, store.clone(), artifacts.clone(), cpu)

@@ -34,8 +34,8 @@ use self::{
 };
 use super::{Better, Case, Options, Sample, progress};
 use crate::{
-    daemon::Workbench,
     embed::{self, Element, Provider},
+    workbench::Workbench,
 };
 
 /// Parts of the benchmark.

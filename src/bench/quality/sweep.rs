@@ -9,12 +9,12 @@ use super::{
 };
 use crate::{
     bench::daemon::Folder,
-    daemon::Workbench,
     store::{
         Mode, Query,
         fusion::{Fusion, Weights},
         keywords::Bm25Parameters,
     },
+    workbench::Workbench,
 };
 
 /// A search with other settings; `base` is the default one.

@@ -13,13 +13,13 @@ use super::super::{
 };
 use crate::{
     config::Pipeline,
-    daemon::Workbench,
     embed::{Embedder, Settings},
     pipeline::{
         search::{SearchHit, SearchRequest, Searcher},
         serving::{Served, Serving},
     },
     store::{Mode, SpaceRow, SpaceState, Store},
+    workbench::Workbench,
 };
 
 /// Hits that are looked at.

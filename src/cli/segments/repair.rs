@@ -8,8 +8,8 @@ use crate::{
     cli::{FOUND_WRONG, Output, offline, output::count},
     clock,
     config::Pipeline,
-    daemon::{open_artifacts, open_store, remembered, restore_dictionaries},
     pipeline::repair::{FileReport, Repair, RepairError, Report},
+    workbench::{open_artifacts, open_store, remembered, restore_dictionaries},
 };
 
 pub(super) async fn repair(pipeline: &Pipeline, dry_run: bool, output: Output) -> Result<ExitCode> {

@@ -12,11 +12,11 @@ use crate::{
     },
     clock,
     config::Pipeline,
-    daemon::{archive_of, open_artifacts, open_log_of},
     log::{Log, OpenError},
     pipeline::damage::DamageRegister,
     store::{SegmentRow, Store},
     units::ByteSize,
+    workbench::{archive_of, open_artifacts, open_log_of},
 };
 
 #[derive(Debug, Serialize)]

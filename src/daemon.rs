@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
+    access,
     api::{Api, Bodies, Idempotency, Parts},
     artifact::{ArtifactError, Description},
     clock::{self, Clock},
@@ -37,6 +38,7 @@ use crate::{
     rate_limit::Limiter,
     redis::Trigger,
     source::{
+        entrance::Entrance,
         file::{self, Content, Files},
         forward,
         sessions::Sessions,
@@ -171,6 +173,7 @@ impl Daemon {
                 .chain(forward_addresses)
                 .collect(),
         };
+        let (access, upkeep) = access::open(pipeline.auth.as_ref(), &bench.store, clock.clone())?;
         let mut daemon = Self {
             addresses,
             sources: Supervisor::new(closing.clone()),
@@ -190,9 +193,12 @@ impl Daemon {
         // One that ends by itself checks its model when it needs it.
         daemon.start_workers(lease, &batch_tag, !options.once, clock)?;
         daemon.start_server((http, tls), &ingest, batch_tag, metrics, started);
+        let stop = daemon.workers.stop_token();
+        daemon.workers.spawn("access", upkeep.run(stop));
         let sessions = Sessions::new(pipeline.sessions.clone());
-        daemon.start_sources(listeners, &sessions, &ingest);
-        daemon.start_forwards(forwards, &sessions, &ingest);
+        let entrance = Entrance { ingest, sessions, access };
+        daemon.start_sources(listeners, &entrance);
+        daemon.start_forwards(forwards, &entrance);
         Ok(daemon)
     }
 
@@ -336,9 +342,10 @@ impl Daemon {
         self.server.spawn("http", api.serve(server, stop));
     }
 
-    fn start_sources(&mut self, listeners: Vec<(String, Listener)>, sessions: &Sessions, ingest: &Ingest) {
+    fn start_sources(&mut self, listeners: Vec<(String, Listener)>, entrance: &Entrance) {
+        let ingest = &entrance.ingest;
         for (name, listener) in listeners {
-            let task = listener.run(name.clone(), sessions.clone(), ingest.clone());
+            let task = listener.run(name.clone(), entrance.clone());
             self.sources.spawn(name, task);
         }
         for source in &self.bench.pipeline.sources {
@@ -365,15 +372,10 @@ impl Daemon {
         }
     }
 
-    fn start_forwards(&mut self, listeners: Vec<forward::Listener>, sessions: &Sessions, ingest: &Ingest) {
+    fn start_forwards(&mut self, listeners: Vec<forward::Listener>, entrance: &Entrance) {
         for listener in listeners {
             let name = listener.name().to_owned();
-            let task = listener.run(
-                sessions.clone(),
-                ingest.clone(),
-                self.bench.cpu.clone(),
-                Box::new(rand::random),
-            );
+            let task = listener.run(entrance.clone(), self.bench.cpu.clone(), Box::new(rand::random));
             self.sources.spawn(name, task);
         }
     }

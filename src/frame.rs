@@ -154,6 +154,11 @@ impl FrameCodec {
         Self { max_payload: u32::try_from(max.0).unwrap_or(u32::MAX), position: 0, skip: 0 }
     }
 
+    /// Accepts payloads of up to `max` bytes from the next frame on.
+    pub fn set_max(&mut self, max: ByteSize) {
+        self.max_payload = u32::try_from(max.0).unwrap_or(u32::MAX);
+    }
+
     /// Bytes of the frame at the front of `src`, prefix included, if it has
     /// begun, is accepted and is not whole yet.
     pub fn begun(&self, src: &[u8]) -> Option<usize> {

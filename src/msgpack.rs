@@ -4,6 +4,10 @@
 //! frame as it passes. Nothing a length field claims is believed before the
 //! bytes are there. Source of the format: the MessagePack specification.
 
+mod amend;
+
+pub use amend::{Scalar, put_amended};
+
 use rmp::Marker;
 
 /// Deepest nesting of arrays and maps that is accepted.

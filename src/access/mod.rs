@@ -16,21 +16,99 @@ pub use authenticator::{Authenticator, OpenError};
 pub use trail::Trail;
 pub use upkeep::Upkeep;
 
-use crate::{clock::Clock, identity::Settings, store::Store};
+use crate::{
+    clock::Clock,
+    identity::{Credential, Denied, Entry, Principal, Right, Settings, Unauthenticated},
+    store::Store,
+};
+
+/// Lets in who may come in, and has written down who may not. Cheap to clone.
+#[derive(Clone)]
+pub struct Access {
+    /// Says who somebody is.
+    pub authenticator: Authenticator,
+    /// What was done and refused.
+    pub trail: Trail,
+    clock: Clock,
+}
+
+/// What somebody wants, and from where.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    /// What they want to do: `frames.send`.
+    pub act: &'static str,
+    /// Their address.
+    pub peer: Option<String>,
+    /// The request's id.
+    pub request_id: Option<String>,
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdmitted {
+    /// Nobody knows who they are.
+    #[error(transparent)]
+    Unknown(#[from] Unauthenticated),
+    /// They may not do what they want.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+}
+
+impl NotAdmitted {
+    /// The stable code (`docs/identity.md`).
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unknown(unknown) => unknown.code(),
+            Self::Denied(denied) => denied.code(),
+        }
+    }
+
+    /// Whether the same may be let in later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unknown(unknown) if unknown.is_transient())
+    }
+}
+
+impl Access {
+    /// Who shows `credential`, if they have `right`. A refusal goes to the
+    /// trail.
+    pub async fn admit(
+        &self,
+        credential: Option<&Credential>,
+        right: Right,
+        visit: &Visit,
+    ) -> Result<Principal, NotAdmitted> {
+        let principal = self.authenticator.authenticate(credential).await.map_err(|unknown| {
+            self.note(Entry::unknown((self.clock)(), visit.act, unknown.code()), visit);
+            unknown
+        })?;
+        principal.require(right).map_err(|denied| {
+            self.note(Entry::refused((self.clock)(), &principal, visit.act, denied.code()), visit);
+            denied
+        })?;
+        Ok(principal)
+    }
+
+    /// Has written down that somebody unknown was refused.
+    pub fn turned_away(&self, code: &'static str, visit: &Visit) {
+        self.note(Entry::unknown((self.clock)(), visit.act, code), visit);
+    }
+
+    fn note(&self, entry: Entry, visit: &Visit) {
+        let (peer, request_id) = (visit.peer.clone(), visit.request_id.clone());
+        self.trail.refused(Entry { peer, request_id, ..entry });
+    }
+}
 
 /// Opens the way in that `settings` describe: without any, everybody is let
 /// in. The trail is kept in either case. [`Upkeep::run`] has to run.
-pub fn open(
-    settings: Option<&Settings>,
-    store: &Store,
-    clock: Clock,
-) -> Result<(Authenticator, Trail, Upkeep), OpenError> {
+pub fn open(settings: Option<&Settings>, store: &Store, clock: Clock) -> Result<(Access, Upkeep), OpenError> {
     let (used, uses) = keyring::uses();
     let authenticator = match settings {
         Some(settings) => Authenticator::new(settings, store.clone(), used, clock.clone())?,
         None => Authenticator::open(),
     };
     let (trail, refusals) = trail::new(store.clone());
-    let upkeep = Upkeep::new(store.clone(), authenticator.clone(), refusals, uses, clock);
-    Ok((authenticator, trail, upkeep))
+    let upkeep = Upkeep::new(store.clone(), authenticator.clone(), refusals, uses, clock.clone());
+    Ok((Access { authenticator, trail, clock }, upkeep))
 }

@@ -132,7 +132,7 @@ impl Request {
         let Self { source, ingest, cpu, encoding, held } = self;
         let (body, max_frame) = (held.bytes.clone(), ingest.max_frame());
         let parts = cpu.run(move || parse(encoding, body, max_frame)).await?;
-        let origin = Origin { source, peer: None };
+        let origin = Origin { source, peer: None, tenant: None };
         let mut under_way = VecDeque::new();
         for part in parts {
             let submitted = timeout(WAIT_FOR_ROOM, submit(part, 0, &origin, &ingest));

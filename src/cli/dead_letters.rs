@@ -12,11 +12,12 @@ use serde_json::Value;
 use super::{
     Output, PipelineFile, offline,
     output::{facts, table, time},
-    send::Field,
+    send::{Field, secret},
 };
 use crate::{
     artifact::hex,
     record::RecordRef,
+    secret::Secret,
     source::client::Target,
     store::{DeadLetter, DeadLetterState, Store},
 };
@@ -64,6 +65,9 @@ enum What {
         /// Where to: tcp://HOST:PORT or unix:///PATH
         #[arg(long, value_name = "ADDRESS", env = "THALWEG_TO", default_value = "tcp://127.0.0.1:7410")]
         to: Target,
+        /// API key or token, where the pipeline asks for one
+        #[arg(long, value_name = "KEY", env = "THALWEG_KEY", hide_env_values = true, value_parser = secret)]
+        key: Option<Secret>,
         /// Mend a field of every record on the way
         #[arg(long = "set", value_name = "FIELD=VALUE")]
         set: Vec<Field>,
@@ -154,7 +158,7 @@ impl DeadLetters {
                     self.output.print(&Row::new(one(&store, id).await?, true), show_text)?;
                     ExitCode::SUCCESS
                 }
-                What::Redrive { ids, all_open, to, set } => {
+                What::Redrive { ids, all_open, to, key, set } => {
                     let mut letters = Vec::new();
                     if all_open {
                         letters = every(&store, Some(DeadLetterState::Open)).await?;
@@ -162,7 +166,7 @@ impl DeadLetters {
                     for id in ids {
                         letters.push(one(&store, id).await?);
                     }
-                    redrive::redrive(&store, letters, to, &set, self.output).await?
+                    redrive::redrive(&store, letters, (to, key), &set, self.output).await?
                 }
             };
             store.close().await;

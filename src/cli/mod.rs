@@ -16,6 +16,7 @@ mod dictionaries;
 mod doctor;
 mod embed_server;
 mod erase;
+mod keys;
 mod meter;
 mod models;
 mod offline;
@@ -72,6 +73,7 @@ enum Command {
     Dictionaries(dictionaries::Dictionaries),
     DeadLetters(dead_letters::DeadLetters),
     Erase(erase::Erase),
+    Keys(keys::Keys),
     Models(models::Models),
     EmbedServer(embed_server::EmbedServer),
     /// Measure the engine on this machine
@@ -127,6 +129,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Dictionaries(command) => command.run(),
         Command::DeadLetters(command) => command.run(),
         Command::Erase(command) => command.run(),
+        Command::Keys(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::EmbedServer(command) => command.run(),
         Command::Bench(command) => command.run(),

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     log::MAX_NAME_BYTES,
+    secret::Secret,
     source::{
         client::{Client, Producer, Report, Settings, Tally, Target},
         file::Content,
@@ -56,6 +57,10 @@ pub struct Send {
     /// Where to: tcp://HOST:PORT or unix:///PATH
     #[arg(long, value_name = "ADDRESS", env = "THALWEG_TO", default_value = "tcp://127.0.0.1:7410")]
     to: Target,
+    /// API key or token, where the pipeline asks for one. Better in the
+    /// environment: arguments are seen by everybody on the machine
+    #[arg(long, value_name = "KEY", env = "THALWEG_KEY", hide_env_values = true, value_parser = secret)]
+    key: Option<Secret>,
     /// What the files hold
     #[arg(long, value_enum, default_value = "auto")]
     format: Format,
@@ -101,6 +106,12 @@ enum Format {
     Jsonl,
     /// Length-prefixed MessagePack
     Frames,
+}
+
+/// A key as it is given, kept out of everything that is printed.
+#[expect(clippy::unnecessary_wraps, reason = "a value parser may fail")]
+pub fn secret(s: &str) -> Result<Secret, String> {
+    Ok(s.to_owned().into())
 }
 
 /// `500/s` or `500`.
@@ -183,6 +194,7 @@ impl Send {
             rate: self.rate,
             retries: self.retries,
             producer: Some(self.producer()),
+            key: self.key.clone(),
         };
         let (places, tally) = (Arc::new(Places::default()), Tally::default());
         let started = Instant::now();

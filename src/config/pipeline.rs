@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{artifact, embed, log, rate_limit, record, redis, segment, store, transform};
+use crate::{artifact, embed, identity, log, rate_limit, record, redis, segment, store, transform};
 
 use super::{
     retention::Retention,
@@ -87,6 +87,10 @@ pub(super) struct Written {
     /// The HTTP server.
     #[serde(default)]
     http: Http,
+    /// Who is let in; without it, everybody is.
+    #[serde(default)]
+    #[schemars(with = "identity::Settings")]
+    auth: Option<identity::Settings>,
     /// How the pipeline stops.
     #[serde(default)]
     shutdown: Shutdown,
@@ -138,6 +142,9 @@ pub struct Pipeline {
     pub search: Search,
     /// The HTTP server.
     pub http: Http,
+    /// Who is let in; `None`: everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<identity::Settings>,
     /// How the pipeline stops.
     pub shutdown: Shutdown,
 }
@@ -164,6 +171,7 @@ impl From<Written> for Pipeline {
             limits: written.limits,
             search: written.search,
             http: written.http,
+            auth: written.auth,
             shutdown: written.shutdown,
         }
     }

@@ -104,6 +104,9 @@ pub struct Forward {
     pub text_keys: Vec<String>,
     /// Key that clients must have too; without it everybody is let in.
     pub shared_key: Option<Secret>,
+    /// The tenant whose events come this way: those that name none are theirs,
+    /// those that name another are refused. Left out: any tenant's.
+    pub tenant: Option<String>,
     /// The name that clients are told; it must not be the name of any of them.
     pub self_hostname: String,
     /// TLS, where connections are to be encrypted.
@@ -149,6 +152,7 @@ impl Default for Forward {
             max_message_bytes: ByteSize::mib(64),
             text_keys: ["text", "log", "message", "msg", "MESSAGE"].map(str::to_owned).to_vec(),
             shared_key: None,
+            tenant: None,
             self_hostname: "thalweg".to_owned(),
             tls: None,
         }

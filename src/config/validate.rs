@@ -58,6 +58,7 @@ fn sections(pipeline: &Pipeline) -> Vec<SettingError> {
         ("limits", pipeline.limits.validate()),
         ("search", pipeline.search.validate()),
         ("http", pipeline.http.validate()),
+        ("auth", pipeline.auth.as_ref().map_or(Ok(()), |auth| auth.validate())),
         ("sessions", pipeline.sessions.validate()),
     ]
     .into_iter()
@@ -143,6 +144,12 @@ fn sources(pipeline: &Pipeline) -> Vec<SettingError> {
             _ => {}
         }
         if let Source::Forward(forward) = source {
+            let open = pipeline.auth.is_some() && forward.shared_key.is_none();
+            if open {
+                let message =
+                    "with [auth] nobody comes in without a key; set one, which clients must have too";
+                refuse("shared_key", message.to_owned());
+            }
             forward_settings(forward).into_iter().for_each(|(key, message)| refuse(key, message.to_owned()));
         }
     }
@@ -177,6 +184,11 @@ fn forward_settings(forward: &Forward) -> Vec<(&'static str, &'static str)> {
             forward.shared_key.as_ref().is_some_and(|key| key.reveal().is_empty()),
             "shared_key",
             "the key is empty; write one, or leave the setting out",
+        ),
+        (
+            forward.tenant.as_ref().is_some_and(|tenant| tenant.trim().is_empty() || tenant.len() > 256),
+            "tenant",
+            "write 1 to 256 bytes, not only spaces, or leave the setting out",
         ),
         (forward.self_hostname.is_empty(), "self_hostname", "the name is empty"),
         (tls.is_some_and(|tls| empty_path(&tls.cert)), "tls.cert", "the path is empty; name a PEM file"),

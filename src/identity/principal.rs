@@ -290,6 +290,17 @@ pub enum Denied {
     },
 }
 
+impl Denied {
+    /// The stable code (`docs/identity.md`).
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Right { .. } => "right_missing",
+            Self::AllTenants { .. } => "all_tenants",
+            Self::Tenant { .. } => "tenant_forbidden",
+        }
+    }
+}
+
 impl Principal {
     /// Everybody, where authentication is not configured.
     pub fn open() -> Self {

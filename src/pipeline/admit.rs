@@ -1,21 +1,29 @@
 //! Admission: each frame is proved once, before it enters the log.
+//!
+//! Where frames may be of one tenant only, that is proved here as well, for
+//! every way in: a frame that names another tenant is refused, and one that
+//! names none is given the tenant's name, because the log is all that is read
+//! afterwards. Nothing else is ever changed in a frame.
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::{
-    frame::PREFIX_BYTES,
+    frame::{PREFIX_BYTES, RUN_BYTES},
+    msgpack::{Scalar, put_amended},
     record::{Fault, RecordRef},
 };
 
 /// A part of a run of frames, in its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// Frames that are records, as they came.
+    /// Frames that are records, as they came or with their tenant.
     Good {
         /// The frames, end to end.
         frames: Bytes,
         /// How many.
         count: u32,
+        /// Bytes that they had when they came.
+        bytes: usize,
     },
     /// One frame that is not.
     Bad {
@@ -24,63 +32,318 @@ pub enum Piece {
         /// Where it begins, in bytes from the start of the run.
         at: usize,
         /// What is wrong with it.
-        fault: Fault,
+        reason: Reason,
         /// Its payload.
         payload: Bytes,
     },
 }
 
-/// Splits a run of whole frames into the stretches that may enter the log and
-/// the frames that may not. Copies nothing.
-pub fn admit(run: &Bytes) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    let (mut good_from, mut good_count) = (0, 0);
-    let (mut at, mut index) = (0, 0);
-    let mut rest = run.clone();
-    while let Ok(length) = rest.try_get_u32() {
-        let payload = rest.split_to((length as usize).min(rest.len()));
-        let after = at + PREFIX_BYTES + payload.len();
-        match RecordRef::parse(&payload) {
-            Ok(_) => good_count += 1,
-            Err(fault) => {
-                if good_count > 0 {
-                    pieces.push(Piece::Good { frames: run.slice(good_from..at), count: good_count });
-                }
-                pieces.push(Piece::Bad { index, at, fault, payload });
-                (good_from, good_count) = (after, 0);
-            }
+/// Why a frame may not enter the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// It is no record.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// It is a record of another tenant.
+    #[error(
+        "the record names another tenant than its sender speaks for; leave `tenant` out, or name the own one"
+    )]
+    TenantForbidden,
+    /// It has no room for the name of its tenant.
+    #[error("with the tenant's name the frame has {bytes} bytes, over the cap of {most}; send a shorter one")]
+    NoRoomForTenant {
+        /// What it would have.
+        bytes: usize,
+        /// What it may have.
+        most: usize,
+    },
+}
+
+impl Reason {
+    /// The stable code of the wire protocol (`docs/protocol.md`).
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Fault(fault) => fault.code(),
+            Self::TenantForbidden => "tenant_forbidden",
+            Self::NoRoomForTenant { .. } => "oversized",
         }
-        at = after;
-        index += 1;
     }
-    if good_count > 0 {
-        pieces.push(Piece::Good { frames: run.slice(good_from..at), count: good_count });
+}
+
+/// Splits a run of whole frames into the stretches that may enter the log and
+/// the frames that may not. Copies nothing, unless frames are given a name:
+/// those of `tenant`, if one is said, that name none, and they have up to
+/// `max_frame` bytes with it. As much is made at a time as a run holds, so a
+/// long name in many short frames takes no more memory than a run.
+pub fn admit<'a>(run: &Bytes, tenant: Option<&'a str>, max_frame: usize) -> Admission<'a> {
+    Admission { rest: run.clone(), at: 0, index: 0, tenant, max_frame, bad: None }
+}
+
+/// What [`admit`] found; goes on as it is asked.
+#[derive(Debug)]
+pub struct Admission<'a> {
+    rest: Bytes,
+    /// Where `rest` begins in the run.
+    at: usize,
+    /// Number of its first frame.
+    index: u32,
+    tenant: Option<&'a str>,
+    max_frame: usize,
+    /// Comes after the stretch before it.
+    bad: Option<Piece>,
+}
+
+/// What is to be done with one frame.
+enum Verdict {
+    AsItCame,
+    Amended(BytesMut),
+    Refused(Reason),
+}
+
+/// Frames that may enter the log, one after the other.
+#[derive(Default)]
+struct Stretch {
+    count: u32,
+    /// Bytes that they had when they came.
+    bytes: usize,
+    /// They themselves, where one of them was given a name.
+    amended: Option<BytesMut>,
+}
+
+impl Iterator for Admission<'_> {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        if let Some(bad) = self.bad.take() {
+            return Some(bad);
+        }
+        let from = self.rest.clone();
+        let mut stretch = Stretch::default();
+        while let Ok(length) = { self.rest.as_ref() }.try_get_u32() {
+            let whole = (PREFIX_BYTES + length as usize).min(self.rest.len());
+            let payload = self.rest.slice(PREFIX_BYTES..whole);
+            let verdict = self.judge(&payload);
+            if stretch.is_full(&verdict, payload.len()) {
+                break;
+            }
+            self.rest.advance(whole);
+            match verdict {
+                Verdict::AsItCame => stretch.add(&from, &payload, None),
+                Verdict::Amended(amended) => stretch.add(&from, &payload, Some(amended)),
+                Verdict::Refused(reason) => {
+                    let bad = Piece::Bad { index: self.index, at: self.at, reason, payload };
+                    self.pass(whole);
+                    if stretch.count == 0 {
+                        return Some(bad);
+                    }
+                    self.bad = Some(bad);
+                    break;
+                }
+            }
+            self.pass(whole);
+        }
+        let Stretch { count, bytes, amended } = stretch;
+        let frames = amended.map_or_else(|| from.slice(..bytes), BytesMut::freeze);
+        (count > 0).then_some(Piece::Good { frames, count, bytes })
     }
-    pieces
+}
+
+impl Admission<'_> {
+    fn pass(&mut self, bytes: usize) {
+        self.at += bytes;
+        self.index += 1;
+    }
+
+    fn judge(&self, payload: &Bytes) -> Verdict {
+        let record = match RecordRef::parse(payload) {
+            Ok(record) => record,
+            Err(fault) => return Verdict::Refused(fault.into()),
+        };
+        match (self.tenant, record.tenant.filter(|name| !name.is_empty())) {
+            (None, _) => Verdict::AsItCame,
+            (Some(own), Some(name)) if own == name => Verdict::AsItCame,
+            (Some(_), Some(_)) => Verdict::Refused(Reason::TenantForbidden),
+            (Some(own), None) => self.name(payload, own),
+        }
+    }
+
+    fn name(&self, payload: &Bytes, tenant: &str) -> Verdict {
+        let mut amended = BytesMut::with_capacity(payload.len() + tenant.len() + 16);
+        // A record is always a map with strings for keys.
+        if put_amended(&mut amended, payload, &[("tenant", Scalar::Str(tenant))]).is_none() {
+            return Verdict::Refused(Reason::TenantForbidden);
+        }
+        match amended.len() > self.max_frame {
+            true => Verdict::Refused(Reason::NoRoomForTenant { bytes: amended.len(), most: self.max_frame }),
+            false => Verdict::Amended(amended),
+        }
+    }
+}
+
+impl Stretch {
+    /// Whether the next frame, which came with `payload` bytes, is to begin
+    /// another stretch. One in which nothing is changed is as long as it came.
+    fn is_full(&self, next: &Verdict, payload: usize) -> bool {
+        let (made, more) = match (&self.amended, next) {
+            (None, Verdict::AsItCame | Verdict::Refused(_)) => return false,
+            (None, Verdict::Amended(amended)) => (self.bytes, amended.len()),
+            (Some(made), Verdict::Amended(amended)) => (made.len(), amended.len()),
+            (Some(made), _) => (made.len(), payload),
+        };
+        self.count > 0 && made + PREFIX_BYTES + more > RUN_BYTES
+    }
+
+    /// Adds a frame that came with `payload`; `from` begins with the stretch
+    /// as it came.
+    fn add(&mut self, from: &Bytes, payload: &Bytes, amended: Option<BytesMut>) {
+        if amended.is_some() && self.amended.is_none() {
+            self.amended = Some(from.slice(..self.bytes).into());
+        }
+        if let Some(frames) = &mut self.amended {
+            let payload = amended.as_deref().unwrap_or(payload);
+            frames.put_u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+            frames.put_slice(payload);
+        }
+        self.count += 1;
+        self.bytes += PREFIX_BYTES + payload.len();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::put_frame;
-    use bytes::BytesMut;
-    use serde_json::json;
+    use crate::frame::{Payloads, put_frame};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    const MAX: usize = 1 << 20;
+
+    fn packed(record: &Value) -> Vec<u8> {
+        rmp_serde::to_vec_named(record).unwrap()
+    }
+
+    fn run_of<'a>(payloads: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
+        let mut run = BytesMut::new();
+        payloads.into_iter().for_each(|payload| put_frame(&mut run, payload));
+        run.freeze()
+    }
+
+    fn tenants(frames: &Bytes) -> Vec<String> {
+        let tenant =
+            |payload: Bytes| RecordRef::parse(&payload).unwrap().tenant.unwrap_or_default().to_owned();
+        Payloads(frames.clone()).map(tenant).collect()
+    }
 
     #[test]
     fn a_bad_frame_costs_only_itself() {
-        let good = rmp_serde::to_vec_named(&json!({"text": "x"})).unwrap();
-        let mut run = BytesMut::new();
-        for payload in [&good[..], &good, &[0xc1], &[], &good] {
-            put_frame(&mut run, payload);
-        }
-        let run = run.freeze();
+        let good = packed(&json!({"text": "x"}));
+        let run = run_of([&good[..], &good, &[0xc1], &[], &good]);
         let size = good.len() + 4;
-        let pieces = admit(&run);
-        assert_eq!(pieces[0], Piece::Good { frames: run.slice(..2 * size), count: 2 });
-        assert!(matches!(&pieces[1], Piece::Bad { index: 2, at, fault, .. }
-            if *at == 2 * size && fault.code() == "not_messagepack"));
-        assert!(matches!(&pieces[2], Piece::Bad { index: 3, fault: Fault::Empty, .. }));
-        assert_eq!(pieces[3], Piece::Good { frames: run.slice(2 * size + 9..), count: 1 });
+        let pieces: Vec<_> = admit(&run, None, MAX).collect();
+        assert_eq!(pieces[0], Piece::Good { frames: run.slice(..2 * size), count: 2, bytes: 2 * size });
+        assert!(matches!(&pieces[1], Piece::Bad { index: 2, at, reason, .. }
+            if *at == 2 * size && reason.code() == "not_messagepack"));
+        assert!(matches!(&pieces[2], Piece::Bad { index: 3, reason: Reason::Fault(Fault::Empty), .. }));
+        let last = Piece::Good { frames: run.slice(2 * size + 9..), count: 1, bytes: size };
+        assert_eq!(pieces[3], last);
         assert_eq!(pieces.len(), 4);
+    }
+
+    #[test]
+    fn frames_that_name_no_tenant_are_their_senders() {
+        let (own, none) =
+            (packed(&json!({"text": "x", "tenant": "a"})), packed(&json!({"text": "y", "n": [1]})));
+        let (nil, empty) =
+            (packed(&json!({"tenant": null, "text": "z"})), packed(&json!({"text": "z", "tenant": ""})));
+        let run = run_of([&own[..], &none, &nil, &empty, &own]);
+        let pieces: Vec<_> = admit(&run, Some("a"), MAX).collect();
+        let [Piece::Good { frames, count: 5, bytes }] = &pieces[..] else { panic!("{pieces:?}") };
+        assert_eq!(*bytes, run.len());
+        assert_eq!(tenants(frames), ["a"; 5]);
+        let amended: Vec<_> = Payloads(frames.clone()).collect();
+        let second = RecordRef::parse(&amended[1]).unwrap();
+        assert_eq!((second.text, Value::Object(second.attrs())), ("y", json!({"n": [1]})));
+        assert_eq!(
+            (&amended[0][..], &amended[4][..]),
+            (&own[..], &own[..]),
+            "what is right is left as it is"
+        );
+    }
+
+    #[test]
+    fn a_frame_of_another_tenant_is_refused_however_it_is_named() {
+        let mine = packed(&json!({"text": "x", "tenant": "a"}));
+        for other in ["b", "A", "a ", "a\0", "аcme", "*"] {
+            let theirs = packed(&json!({"tenant": other, "text": "x"}));
+            let run = run_of([&mine[..], &theirs, &mine]);
+            let pieces: Vec<_> = admit(&run, Some("a"), MAX).collect();
+            assert_eq!(pieces.len(), 3, "{other}");
+            assert!(
+                matches!(&pieces[1], Piece::Bad { index: 1, at, reason: Reason::TenantForbidden, payload }
+                if *at == mine.len() + 4 && *payload == theirs),
+                "{other}"
+            );
+            assert!(
+                matches!(&pieces[2], Piece::Good { frames, count: 1, .. } if *frames == run.slice(run.len() - mine.len() - 4..))
+            );
+        }
+        let twice = [&b"\x83\xa6tenant\xa1a\xa6tenant\xa1b\xa4text\xa1x"[..]];
+        let refused: Vec<_> = admit(&run_of(twice), Some("a"), MAX).collect();
+        assert!(matches!(&refused[..], [Piece::Bad { reason, .. }] if reason.code() == "duplicate_field"));
+    }
+
+    #[test]
+    fn a_frame_that_has_no_room_for_its_tenant_is_refused() {
+        let long = packed(&json!({"text": "x".repeat(100)}));
+        let of = |max| admit(&run_of([&long[..]]), Some("abc"), max).collect::<Vec<_>>();
+        let with = long.len() + 7 + 4;
+        assert!(matches!(&of(with)[..], [Piece::Good { .. }]));
+        assert!(matches!(&of(with - 1)[..], [Piece::Bad { reason, .. }] if reason.code() == "oversized"));
+    }
+
+    #[test]
+    fn a_long_name_in_short_frames_makes_no_long_piece() {
+        let (frame, tenant) = (packed(&json!({"text": "x"})), "t".repeat(1_000));
+        let run = run_of(std::iter::repeat_n(&frame[..], 20_000));
+        let (mut frames, mut bytes_before) = (0, 0);
+        for piece in admit(&run, Some(&tenant), MAX) {
+            let Piece::Good { frames: made, count, bytes } = piece else { panic!("refused") };
+            assert!(made.len() <= RUN_BYTES, "{}", made.len());
+            assert_eq!(tenants(&made), vec![tenant.clone(); count as usize]);
+            (frames, bytes_before) = (frames + count, bytes_before + bytes);
+        }
+        assert_eq!((frames, bytes_before), (20_000, run.len()));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_every_byte_and_frame_is_accounted_for(
+            payloads in prop::collection::vec(prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..20),
+                Just(packed(&json!({"text": "x"}))),
+                Just(packed(&json!({"text": "x", "tenant": "a"}))),
+                Just(packed(&json!({"text": "x", "tenant": "b"}))),
+            ], 0..30),
+            tenant in prop::option::of(Just("a")),
+        ) {
+            let run = run_of(payloads.iter().map(Vec::as_slice));
+            let (mut at, mut index) = (0, 0);
+            for piece in admit(&run, tenant, MAX) {
+                match piece {
+                    Piece::Good { frames, count, bytes } => {
+                        let of_a = tenants(&frames);
+                        prop_assert_eq!(of_a.len(), count as usize);
+                        prop_assert!(tenant.is_none() || of_a.iter().all(|name| name == "a"));
+                        (at, index) = (at + bytes, index + count);
+                    }
+                    Piece::Bad { index: bad, at: place, payload, .. } => {
+                        prop_assert_eq!((bad, place), (index, at));
+                        prop_assert_eq!(&payload, &payloads[bad as usize]);
+                        (at, index) = (at + 4 + payload.len(), index + 1);
+                    }
+                }
+            }
+            prop_assert_eq!((at, index as usize), (run.len(), payloads.len()));
+        }
     }
 }

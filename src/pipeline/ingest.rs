@@ -34,6 +34,9 @@ pub struct Origin {
     pub source: String,
     /// The peer's address or the file's path.
     pub peer: Option<String>,
+    /// The only tenant whose frames may come from there: frames that name none
+    /// are theirs, frames of others are refused. `None`: any tenant's.
+    pub tenant: Option<Arc<str>>,
 }
 
 /// One frame that was not taken.
@@ -256,20 +259,20 @@ impl Ingest {
 
     async fn hand_in_run(&self, sender: Sender<'_>, frame: u64, at: u64, run: &Bytes) -> VecDeque<Submitted> {
         let (mut submitted, mut next_frame, mut next_byte) = (VecDeque::new(), frame, at);
-        for piece in admit(run) {
+        let tenant = sender.origin.tenant.as_deref();
+        for piece in admit(run, tenant, self.inner.max_frame.as_usize()) {
             let one = match piece {
-                Piece::Good { frames, count } => {
-                    let size = frames.len() as u64;
+                Piece::Good { frames, count, bytes } => {
                     let one = self.append(sender, frames, count, (next_frame, next_byte)).await;
                     next_frame += u64::from(count);
-                    next_byte += size;
+                    next_byte += bytes as u64;
                     one
                 }
-                Piece::Bad { index, at: within, fault, payload } => {
+                Piece::Bad { index, at: within, reason, payload } => {
                     let place = (frame + u64::from(index), at + within as u64);
                     next_frame = place.0 + 1;
                     next_byte = place.1 + 4 + payload.len() as u64;
-                    self.refuse_from(sender, place, fault.code(), fault.to_string(), payload).await
+                    self.refuse_from(sender, place, reason.code(), reason.to_string(), payload).await
                 }
             };
             submitted.push_back(one);

@@ -38,6 +38,7 @@ use super::{
 };
 use crate::{
     frame::{FrameCodec, Payloads, Unit},
+    secret::Secret,
     units::ByteSize,
 };
 
@@ -67,11 +68,20 @@ pub struct Settings {
     pub retries: u32,
     /// Whose frames they are; without it they are not numbered.
     pub producer: Option<Producer>,
+    /// An API key or a token, for servers that ask who sends.
+    pub key: Option<Secret>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { window_frames: 16_384, window_bytes: 8 << 20, rate: None, retries: 5, producer: None }
+        Self {
+            window_frames: 16_384,
+            window_bytes: 8 << 20,
+            rate: None,
+            retries: 5,
+            producer: None,
+            key: None,
+        }
     }
 }
 
@@ -88,9 +98,9 @@ pub enum ClientError {
         /// What ended the last one.
         source: io::Error,
     },
-    /// The server takes nothing more of this producer.
-    #[error("{target} refuses the producer: {code}: {message}")]
-    Producer {
+    /// The server takes nothing more of this producer, or of this key.
+    #[error("{target} refuses who sends: {code}: {message}")]
+    Refused {
         /// The server.
         target: Target,
         /// The stable code.
@@ -163,7 +173,7 @@ impl Client {
                     return Err(ClientError::Protocol { target: self.target.clone(), reason });
                 }
                 Ended::Refused { code, message } => {
-                    return Err(ClientError::Producer { target: self.target.clone(), code, message });
+                    return Err(ClientError::Refused { target: self.target.clone(), code, message });
                 }
                 Ended::Closing(wait) => wait,
                 Ended::Broken(source) if failed >= self.settings.retries => {
@@ -272,11 +282,19 @@ impl Sending<'_> {
     /// What a connection begins with: who sends, and the number of the first
     /// frame that has no answer.
     fn hello(&self) -> Bytes {
-        let Some(Producer { name, epoch }) = &self.settings.producer else { return Bytes::new() };
-        let (producer, epoch) = (name.clone(), *epoch);
+        let Settings { producer, key, .. } = self.settings;
+        if producer.is_none() && key.is_none() {
+            return Bytes::new();
+        }
         let mut hello = BytesMut::new();
-        wire::Hello { thalweg: VERSION, producer, epoch, sequence: self.tally.look().answered() }
-            .put(&mut hello);
+        wire::Hello {
+            thalweg: VERSION,
+            producer: producer.as_ref().map(|producer| producer.name.clone()),
+            epoch: producer.as_ref().map(|producer| producer.epoch),
+            sequence: producer.as_ref().map(|_| self.tally.look().answered()),
+            key: key.as_ref().map(|key| key.reveal().to_owned()),
+        }
+        .put(&mut hello);
         hello.freeze()
     }
 
@@ -365,9 +383,6 @@ impl Sending<'_> {
                 at.next_offset = offset + count;
                 self.answered(at, count, |report| report.acked(offset, count))
             }
-            Reply::Error { code, message, fatal: true, .. } if is_of_the_producer(&code) => {
-                Err(Ended::Refused { code, message })
-            }
             // The frame may be good, but the server has no place for it, or
             // has not got it whole: it stays in the window for the next
             // connection.
@@ -375,6 +390,9 @@ impl Sending<'_> {
                 if is_of_the_server(&code) || (code == "truncated" && self.settings.producer.is_some()) =>
             {
                 Err(Ended::Broken(io::Error::other(format!("{code}: {message}"))))
+            }
+            Reply::Error { code, message, fatal: true, .. } if code != "truncated" => {
+                Err(Ended::Refused { code, message })
             }
             Reply::Error { frame, code, message, .. } => {
                 if frame != at.cursor {
@@ -429,14 +447,11 @@ fn paced_frames(rate: f64) -> u64 {
     ((rate * PACE.as_secs_f64()) as u64).max(1)
 }
 
-/// Codes that say that the producer may not send.
-fn is_of_the_producer(code: &str) -> bool {
-    matches!(code, "bad_hello" | "fenced" | "out_of_sequence")
-}
-
-/// Codes that say nothing about the frame.
+/// Codes that say nothing about the frame, nor about who sends.
 fn is_of_the_server(code: &str) -> bool {
-    matches!(code, "overloaded" | "closing" | "log_full" | "log_failed")
+    let codes =
+        ["overloaded", "closing", "log_full", "log_failed", "identity_provider_away", "key_store_away"];
+    codes.contains(&code)
 }
 
 #[cfg(test)]

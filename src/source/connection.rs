@@ -18,13 +18,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    hello::Hello,
-    intake::{Arrived, Intake},
-    sessions::Sessions,
+    entrance::Entrance,
+    guard::Guard,
+    hello::{BadHello, Hello, name_within},
+    intake::{Arrived, Intake, SMALL_BYTES},
     wire::{Level, Reply},
 };
 use crate::{
+    access::NotAdmitted,
     frame::{PREFIX_BYTES, Payloads, Unit},
+    identity::{Credential, Unauthenticated},
+    log::MAX_NAME_BYTES,
+    metrics,
     pipeline::{Answer, Ingest, Origin, Producer, Refusal, Submitted},
     units::ByteSize,
 };
@@ -36,6 +41,8 @@ const ANSWERS_UNDER_WAY: usize = 64;
 const WRITE_BYTES: usize = 16 << 10;
 /// How long a client has to close after the server did.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// How long a client may take to say who it is, where it has to.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 enum Outgoing {
     /// With the bytes in flight that are free again once it is answered.
@@ -45,30 +52,31 @@ enum Outgoing {
 }
 
 /// Serves one connection until the client ends it, a fatal error, or closing.
-pub async fn serve<R, W>(
-    read: R,
-    write: W,
-    origin: &Origin,
-    ingest: Ingest,
-    sessions: &Sessions,
-) -> io::Result<()>
+pub async fn serve<R, W>(read: R, write: W, origin: Origin, entrance: &Entrance) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let Entrance { ingest, sessions, access } = entrance;
     let (queue, queued) = mpsc::channel(ANSWERS_UNDER_WAY);
     let settings = sessions.settings();
-    let intake =
-        Intake::new(read, ingest.max_frame(), settings.frame_timeout.0, sessions.large_frames().clone());
+    let guard = Guard::new(access.clone(), origin.peer.clone());
+    // Who has not said who they are shall not make us hold large frames.
+    let max_frame = match guard.asks() {
+        true => ingest.max_frame().min(ByteSize(SMALL_BYTES as u64)),
+        false => ingest.max_frame(),
+    };
+    let intake = Intake::new(read, max_frame, settings.frame_timeout.0, sessions.large_frames().clone());
     let receiver = Receiver {
         origin,
-        ingest: &ingest,
+        ingest,
+        guard,
         queue,
         in_flight: InFlight::new(settings.in_flight_bytes),
         producer: None,
         frame: 0,
     };
-    let (rest, answered) = tokio::join!(receiver.run(intake), Answers::new(write, &ingest).run(queued));
+    let (rest, answered) = tokio::join!(receiver.run(intake), Answers::new(write, ingest).run(queued));
     answered?;
     linger(rest?).await;
     Ok(())
@@ -118,8 +126,9 @@ impl InFlight {
 
 /// The half that reads frames and submits them.
 struct Receiver<'a> {
-    origin: &'a Origin,
+    origin: Origin,
     ingest: &'a Ingest,
+    guard: Guard,
     queue: mpsc::Sender<Outgoing>,
     in_flight: InFlight,
     producer: Option<Producer>,
@@ -143,20 +152,29 @@ impl Receiver<'_> {
                     break;
                 }
                 () = self.queue.closed() => break,
+                () = sleep(HELLO_TIMEOUT), if first && self.guard.asks() => {
+                    self.turn_away(0, &Unauthenticated::MissingCredentials.into()).await;
+                    break;
+                }
                 arrived = intake.next() => arrived?,
             };
             let taken = match arrived {
                 None => break,
                 Some(Arrived::Late { at, bytes }) => {
                     let late =
-                        self.ingest.late(self.origin, self.producer.as_ref(), (self.frame, at), bytes).await;
+                        self.ingest.late(&self.origin, self.producer.as_ref(), (self.frame, at), bytes).await;
                     let _ = self.queue.send(Outgoing::Submitted(late, None)).await;
                     break;
                 }
                 Some(Arrived::Unit(mut unit, _large)) => {
-                    if std::mem::take(&mut first) && !self.greet(&mut unit).await {
+                    let goes_on = match std::mem::take(&mut first) {
+                        true => self.greet(&mut unit).await,
+                        false => self.look_again(&unit).await,
+                    };
+                    if !goes_on {
                         break;
                     }
+                    intake.set_max_frame(self.ingest.max_frame());
                     self.submit(unit).await
                 }
             };
@@ -170,39 +188,78 @@ impl Receiver<'_> {
     /// Answers a hello at the front of the first `unit` and takes it off;
     /// whether the connection goes on.
     async fn greet(&mut self, unit: &mut Unit) -> bool {
-        let Unit::Run { at, count, bytes } = unit else { return true };
-        let Some(payload) = Payloads(bytes.clone()).next() else { return true };
-        let Some(hello) = Hello::parse(&payload) else { return true };
-        let opened = match hello {
-            Ok(Hello { producer, epoch, sequence }) => {
-                self.ingest.open_producer(producer, epoch, sequence).await
-            }
-            Err(bad) => Err(Refusal {
-                frame: 0,
-                byte: 0,
-                code: "bad_hello",
-                message: bad.to_string(),
-                fatal: true,
-                kept: false,
-            }),
+        let first = match unit {
+            Unit::Run { bytes, .. } => Payloads(bytes.clone()).next(),
+            Unit::Oversized { .. } | Unit::Truncated { .. } => None,
         };
-        let reply = match opened {
-            Ok(producer) => {
-                let reply = Reply::Welcome {
-                    producer: producer.name().to_owned(),
-                    epoch: producer.epoch(),
-                    sequence: producer.expected(),
-                };
-                self.producer = Some(producer);
-                Outgoing::Reply(reply, false)
-            }
+        let hello = first.as_ref().and_then(|payload| Hello::parse(payload));
+        let key = hello.as_ref().and_then(|hello| hello.as_ref().ok()?.key.clone());
+        if let Err(refused) = self.enter(key).await {
+            self.turn_away(0, &refused).await;
+            return false;
+        }
+        let (Some(payload), Some(hello)) = (first, hello) else { return true };
+        let reply = match self.open(hello).await {
+            Ok(welcome) => Outgoing::Reply(welcome, false),
             Err(refusal) => Outgoing::Reply(refusal.into(), true),
         };
-        let hello_bytes = PREFIX_BYTES + payload.len();
-        bytes.advance(hello_bytes);
-        *at += hello_bytes as u64;
-        *count -= 1;
-        self.queue.send(reply).await.is_ok() && self.producer.is_some()
+        if let Unit::Run { at, count, bytes } = unit {
+            let hello_bytes = PREFIX_BYTES + payload.len();
+            bytes.advance(hello_bytes);
+            *at += hello_bytes as u64;
+            *count -= 1;
+        }
+        let goes_on = !matches!(reply, Outgoing::Reply(_, true));
+        self.queue.send(reply).await.is_ok() && goes_on
+    }
+
+    /// Begins as `hello` says.
+    async fn open(&mut self, hello: Result<Hello, BadHello>) -> Result<Reply, Refusal> {
+        let bad = |message: String| Refusal {
+            frame: 0,
+            byte: 0,
+            code: "bad_hello",
+            message,
+            fatal: true,
+            kept: false,
+        };
+        let hello = hello.map_err(|error| bad(error.to_string()))?;
+        let Some(name) = hello.producer else {
+            return Ok(Reply::Welcome { producer: None, epoch: None, sequence: None });
+        };
+        let within = name_within(self.origin.tenant.as_deref(), &name).ok_or_else(|| {
+            bad(format!("`producer` is too long: with its tenant it has over {MAX_NAME_BYTES} bytes"))
+        })?;
+        let producer = self.ingest.open_producer(within, hello.epoch, hello.sequence).await?;
+        let (epoch, sequence) = (Some(producer.epoch()), Some(producer.expected()));
+        self.producer = Some(producer);
+        Ok(Reply::Welcome { producer: Some(name.to_string()), epoch, sequence })
+    }
+
+    async fn enter(&mut self, key: Option<Credential>) -> Result<(), NotAdmitted> {
+        self.origin.tenant = self.guard.enter(key).await?.tenant;
+        Ok(())
+    }
+
+    /// Whether whoever sends may still do so, before the frames of `unit` are
+    /// taken: keys are revoked and tokens expire while connections are open.
+    async fn look_again(&mut self, unit: &Unit) -> bool {
+        let (Unit::Run { at, .. } | Unit::Oversized { at, .. } | Unit::Truncated { at, .. }) = unit;
+        match self.guard.look_again().await {
+            Ok(()) => true,
+            Err(refused) => {
+                self.turn_away(*at, &refused).await;
+                false
+            }
+        }
+    }
+
+    /// Tells the client why nothing more of it is taken.
+    async fn turn_away(&self, byte: u64, refused: &NotAdmitted) {
+        metrics::connection_refused(refused.code());
+        let (code, message) = (refused.code(), refused.to_string());
+        let refusal = Refusal { frame: self.frame, byte, code, message, fatal: true, kept: false };
+        let _ = self.queue.send(Outgoing::Reply(refusal.into(), true)).await;
     }
 
     async fn submit(&mut self, unit: Unit) -> Result<(), Unanswerable> {
@@ -213,7 +270,7 @@ impl Receiver<'_> {
         };
         let mut room = self.in_flight.room(bytes).await;
         let mut submitted =
-            self.ingest.submit_once(self.origin, self.producer.as_ref(), self.frame, unit).await;
+            self.ingest.submit_once(&self.origin, self.producer.as_ref(), self.frame, unit).await;
         self.frame += frames;
         while let Some(one) = submitted.pop_front() {
             // Answered in order, so with the last all are.

@@ -341,7 +341,7 @@ impl Files {
                 done: false,
             },
         };
-        let origin = Origin { source: self.source.clone(), peer: Some(name.clone()) };
+        let origin = Origin { source: self.source.clone(), peer: Some(name.clone()), tenant: None };
         let file = File::open(path)?;
         let taken = ingest_reader(file, content, &origin, skip, ingest, Some(&mut bookmark)).await?;
         if !ingest.closing().is_cancelled() {
@@ -377,6 +377,6 @@ impl Bookmark {
 
 /// Reads standard input to its end.
 pub async fn stdin(source: String, content: Content, ingest: Ingest) -> io::Result<()> {
-    let origin = Origin { source, peer: None };
+    let origin = Origin { source, peer: None, tenant: None };
     ingest_reader(io::stdin(), content, &origin, 0, &ingest, None).await.map(drop)
 }

@@ -99,6 +99,11 @@ impl<R: AsyncRead + Unpin> Intake<R> {
         }
     }
 
+    /// Takes frames of up to `max_frame` from the next one on.
+    pub fn set_max_frame(&mut self, max_frame: ByteSize) {
+        self.codec.set_max(max_frame);
+    }
+
     /// What arrives next; `None` once the input has ended.
     ///
     /// # Errors

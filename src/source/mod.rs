@@ -2,6 +2,7 @@
 //! [`crate::pipeline::Ingest`] and does no more than its transport asks.
 
 pub mod client;
+pub mod entrance;
 pub mod file;
 pub mod forward;
 pub mod hello;
@@ -11,4 +12,5 @@ pub mod socket;
 pub mod wire;
 
 mod connection;
+mod guard;
 mod intake;

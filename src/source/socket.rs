@@ -11,12 +11,9 @@ use tracing::Instrument;
 
 use super::{
     connection::{serve, turn_away},
-    sessions::Sessions,
+    entrance::Entrance,
 };
-use crate::{
-    metrics,
-    pipeline::{Ingest, Origin},
-};
+use crate::{metrics, pipeline::Origin};
 
 /// A bound listening socket.
 #[derive(Debug)]
@@ -60,14 +57,15 @@ impl Listener {
     }
 
     /// Accepts and serves connections until the pipeline closes, then waits
-    /// for those that are open. `sessions` bounds how many there are.
-    pub async fn run(self, source: String, sessions: Sessions, ingest: Ingest) -> io::Result<()> {
+    /// for those that are open.
+    pub async fn run(self, source: String, entrance: Entrance) -> io::Result<()> {
+        let ingest = &entrance.ingest;
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 () = ingest.closing().cancelled() => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-                accepted = self.accept(&source, &ingest, &sessions) => accepted,
+                accepted = self.accept(&source, &entrance) => accepted,
             };
             match accepted {
                 Ok(connection) => {
@@ -91,35 +89,35 @@ impl Listener {
     async fn accept(
         &self,
         source: &str,
-        ingest: &Ingest,
-        sessions: &Sessions,
+        entrance: &Entrance,
     ) -> io::Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
-        let origin = |peer| Origin { source: source.to_owned(), peer };
-        let (ingest, sessions) = (ingest.clone(), sessions.clone());
+        let origin = |peer| Origin { source: source.to_owned(), peer, tenant: None };
+        let entrance = entrance.clone();
         Ok(match self {
             Self::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
                 socket.set_nodelay(true)?;
                 let (read, write) = socket.into_split();
-                Box::pin(session(read, write, origin(Some(peer.to_string())), ingest, sessions))
+                Box::pin(session(read, write, origin(Some(peer.to_string())), entrance))
             }
             Self::Unix(listener, _) => {
                 let (socket, _) = listener.accept().await?;
                 let (read, write) = socket.into_split();
-                Box::pin(session(read, write, origin(None), ingest, sessions))
+                Box::pin(session(read, write, origin(None), entrance))
             }
         })
     }
 }
 
 /// One connection from its first moment to its last, if it gets a place.
-async fn session<R, W>(read: R, write: W, origin: Origin, ingest: Ingest, sessions: Sessions)
+async fn session<R, W>(read: R, write: W, origin: Origin, entrance: Entrance)
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let Entrance { ingest, sessions, .. } = &entrance;
     match sessions.admit(ingest.closing()).await {
-        Ok(_place) => watched(serve(read, write, &origin, ingest, &sessions), &origin).await,
+        Ok(_place) => watched(serve(read, write, origin.clone(), &entrance), &origin).await,
         Err(refused) => {
             metrics::connection_refused(refused.label());
             if let Some(_place) = sessions.tell() {

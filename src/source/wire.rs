@@ -31,12 +31,15 @@ impl From<Ack> for Level {
 pub enum Reply {
     /// The answer to a hello; it stands for no frame.
     Welcome {
-        /// The producer.
-        producer: String,
+        /// The producer, if the hello named one; so with the others.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        producer: Option<String>,
         /// Its epoch.
-        epoch: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
         /// The number of the next frame of it that the server does not have.
-        sequence: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sequence: Option<u64>,
     },
     /// The next `count` frames of the connection are durable.
     Ack {
@@ -81,16 +84,22 @@ pub enum Reply {
 }
 
 /// The hello of a client that knows where it is; see [`super::hello`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Hello {
     /// Version of the protocol.
     pub thalweg: u64,
-    /// Name of the producer.
-    pub producer: String,
+    /// Name of the producer, if its frames are numbered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub producer: Option<String>,
     /// Its epoch.
-    pub epoch: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
     /// Number of the first frame that follows.
-    pub sequence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// An API key or a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 impl Hello {

@@ -16,6 +16,7 @@ use crate::{
     clock,
     frame::{Payloads, put_frame},
     record::RecordRef,
+    secret::Secret,
     source::{
         client::{Client, Frames, Settings, Tally, Target},
         json::put_json,
@@ -38,7 +39,7 @@ struct Outcome {
 pub(super) async fn redrive(
     store: &Store,
     letters: Vec<DeadLetter>,
-    to: Target,
+    (to, key): (Target, Option<Secret>),
     set: &[Field],
     output: Output,
 ) -> Result<ExitCode> {
@@ -59,7 +60,7 @@ pub(super) async fn redrive(
     let tally = Tally::default();
     let error = match sent.is_empty() {
         true => None,
-        false => Client::new(to, Settings::default()).send(frames, &tally).await.err(),
+        false => Client::new(to, Settings { key, ..Settings::default() }).send(frames, &tally).await.err(),
     };
     let acked: BTreeSet<u64> = {
         let report = tally.look();

@@ -2,11 +2,11 @@
 
 use std::str::FromStr;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use crate::{
     frame::Payloads,
-    msgpack::{Cursor, Token},
+    msgpack::{Scalar, put_amended},
     source::client::Frames,
 };
 
@@ -16,6 +16,16 @@ use crate::{
 pub struct Field {
     key: String,
     value: String,
+}
+
+impl Field {
+    fn entry(&self) -> (&str, Scalar<'_>) {
+        let value = match self.value.parse() {
+            Ok(ms) if self.key == "ts" => Scalar::Int(ms),
+            _ => Scalar::Str(&self.value),
+        };
+        (&self.key, value)
+    }
 }
 
 impl FromStr for Field {
@@ -37,11 +47,12 @@ pub fn amend(frames: &Frames, fields: &[Field]) -> Frames {
     if fields.is_empty() {
         return frames.clone();
     }
+    let entries: Vec<_> = fields.iter().map(Field::entry).collect();
     let mut out = BytesMut::with_capacity(frames.bytes.len() + 64);
     for payload in Payloads(frames.bytes.clone()) {
         let start = out.len();
         out.put_u32(0);
-        if put_amended(&mut out, &payload, fields).is_none() {
+        if put_amended(&mut out, &payload, &entries).is_none() {
             out.truncate(start + 4);
             out.put_slice(&payload);
         }
@@ -51,37 +62,6 @@ pub fn amend(frames: &Frames, fields: &[Field]) -> Frames {
         }
     }
     Frames { bytes: out.freeze(), count: frames.count }
-}
-
-fn put_amended(out: &mut BytesMut, payload: &Bytes, fields: &[Field]) -> Option<()> {
-    let mut cursor = Cursor::new(payload);
-    let Token::Map(pairs) = cursor.token().ok()? else { return None };
-    let mut kept = BytesMut::new();
-    let mut count = 0;
-    for _ in 0..pairs {
-        let from = cursor.position();
-        let Token::Str(key) = cursor.token().ok()? else { return None };
-        cursor.skip(2).ok()?;
-        if !fields.iter().any(|field| field.key == key) {
-            kept.put_slice(payload.get(from..cursor.position())?);
-            count += 1;
-        }
-    }
-    // Bytes after the map are a fault that must not be mended on the way.
-    if cursor.remaining() > 0 {
-        return None;
-    }
-    let mut writer = out.writer();
-    rmp::encode::write_map_len(&mut writer, count + u32::try_from(fields.len()).ok()?).ok()?;
-    for field in fields {
-        rmp::encode::write_str(&mut writer, &field.key).ok()?;
-        match field.value.parse() {
-            Ok(ms) if field.key == "ts" => drop(rmp::encode::write_sint(&mut writer, ms).ok()?),
-            _ => rmp::encode::write_str(&mut writer, &field.value).ok()?,
-        }
-    }
-    out.put(kept.copy_to_bytes(kept.len()));
-    Some(())
 }
 
 #[cfg(test)]

@@ -133,7 +133,7 @@ async fn a_named_client_says_on_each_connection_from_which_frame_on_it_sends() {
     let served = async {
         let mut first = server.accept().await;
         assert_eq!(first.hello().await, hello(0));
-        first.answer(Reply::Welcome { producer: "me".into(), epoch: 4, sequence: 0 }).await;
+        first.answer(Reply::Welcome { producer: Some("me".into()), epoch: Some(4), sequence: Some(0) }).await;
         assert_eq!(first.frames(5).await, [0, 1, 2, 3, 4]);
         first.ack(100, 1).await;
         first.refuse(1, "missing_text", false).await;
@@ -165,7 +165,7 @@ async fn a_client_that_may_not_send_gives_up_at_once() {
             peer
         };
         let (sent, _peer) = tokio::join!(client.send(input(3), &tally), served);
-        assert!(matches!(&sent, Err(ClientError::Producer { code: told, .. }) if told == code), "{sent:?}");
+        assert!(matches!(&sent, Err(ClientError::Refused { code: told, .. }) if told == code), "{sent:?}");
     }
 }
 

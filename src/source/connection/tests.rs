@@ -4,10 +4,11 @@ use tokio::io::{DuplexStream, duplex};
 
 use super::*;
 use crate::{
-    clock, config,
+    access, clock, config,
     frame::put_frame,
     log::{self, Log},
     pipeline::progress::Progress,
+    source::sessions::Sessions,
     store::{Checkpoint, Store},
 };
 
@@ -20,7 +21,16 @@ const PIPE_BYTES: usize = 256;
 struct Way {
     log: Log,
     ingest: Ingest,
+    store: Store,
     _folder: tempfile::TempDir,
+}
+
+impl Way {
+    fn entrance(&self) -> Entrance {
+        let (access, _) = access::open(None, &self.store, clock::system()).unwrap();
+        let sessions = Sessions::new(config::Sessions::default());
+        Entrance { ingest: self.ingest.clone(), sessions, access }
+    }
 }
 
 async fn way() -> Way {
@@ -35,8 +45,8 @@ async fn way() -> Way {
     let store = Store::open(&folder.path().join("store.sqlite")).await.unwrap();
     let progress = Arc::new(Progress::new(Checkpoint::default()));
     let (max, closing) = (settings.max_frame_bytes, CancellationToken::new());
-    let ingest = Ingest::new("p", log.writer(), store, progress, clock::system(), max, closing);
-    Way { log, ingest, _folder: folder }
+    let ingest = Ingest::new("p", log.writer(), store.clone(), progress, clock::system(), max, closing);
+    Way { log, ingest, store, _folder: folder }
 }
 
 fn frame(text: &str) -> Vec<u8> {
@@ -66,9 +76,9 @@ async fn a_client_that_reads_no_answers_is_not_read_from_and_loses_nothing() {
     let way = way().await;
     let (there, here): (DuplexStream, DuplexStream) = duplex(PIPE_BYTES);
     let (read, write) = tokio::io::split(here);
-    let (ingest, sessions) = (way.ingest.clone(), Sessions::new(config::Sessions::default()));
-    let origin = Origin { source: "s".into(), peer: None };
-    let serving = tokio::spawn(async move { serve(read, write, &origin, ingest, &sessions).await });
+    let entrance = way.entrance();
+    let origin = Origin { source: "s".into(), peer: None, tenant: None };
+    let serving = tokio::spawn(async move { serve(read, write, origin, &entrance).await });
     let (mut replies, mut sender) = tokio::io::split(there);
     // One by one, so that each has an answer of its own: good and bad in turn.
     let pair = [frame("x"), vec![0, 0, 0, 1, 0xc1]].concat();
@@ -98,18 +108,18 @@ async fn frames_that_become_durable_together_have_one_ack() {
     let way = way().await;
     let (mut there, here) = duplex(1 << 20);
     let (read, write) = tokio::io::split(here);
-    let (ingest, sessions) = (way.ingest.clone(), Sessions::new(config::Sessions::default()));
-    let origin = Origin { source: "s".into(), peer: None };
+    let entrance = way.entrance();
+    let origin = Origin { source: "s".into(), peer: None, tenant: None };
     there.write_all(&frame("x").repeat(10_000)).await.unwrap();
     there.shutdown().await.unwrap();
     let mut all = Vec::new();
-    let serving = serve(read, write, &origin, ingest, &sessions);
+    let serving = serve(read, write, origin, &entrance);
     let (served, read) = tokio::join!(serving, there.read_to_end(&mut all));
     served.unwrap();
     read.unwrap();
     let (frames, answers) = answered(&all);
     assert_eq!(frames, 10_000);
     assert!(answers <= 10, "{answers} answers");
-    drop(way.ingest);
+    drop((way.ingest, entrance));
     tokio::task::spawn_blocking(|| way.log.shut_down()).await.unwrap();
 }

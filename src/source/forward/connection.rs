@@ -22,6 +22,7 @@ use super::{
     unpack::Refused,
 };
 use crate::{
+    access::Visit,
     metrics,
     pipeline::{Answer, Ingest, Origin},
     source::connection::{LINGER, write_out},
@@ -57,6 +58,8 @@ where
         }
         if let Entry::Denied(reason) = entry {
             metrics::connection_refused(reason);
+            let visit = Visit { act: "events.forward", peer: origin.peer.clone(), request_id: None };
+            shared.access.turned_away(reason, &visit);
             tracing::warn!(source = origin.source, peer = origin.peer, reason, "a client was not let in");
             return linger(read).await;
         }

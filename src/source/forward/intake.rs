@@ -14,6 +14,7 @@ use super::{
     unpack::{Refused, Step, Terms, Unpack},
 };
 use crate::{
+    access::Access,
     dataflow::Cpu,
     frame::Unit,
     pipeline::{Ingest, Origin, Submitted},
@@ -22,6 +23,7 @@ use crate::{
 /// What the connections of a source share.
 pub(super) struct Shared {
     pub(super) ingest: Ingest,
+    pub(super) access: Access,
     pub(super) cpu: Cpu,
     pub(super) terms: Terms,
     /// Most bytes of a message on the wire.

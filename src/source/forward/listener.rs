@@ -19,11 +19,12 @@ use super::{
     unpack::Terms,
 };
 use crate::{
+    access::Access,
     config,
     dataflow::Cpu,
     metrics,
     pipeline::{Ingest, Origin},
-    source::{sessions::Sessions, socket::watched},
+    source::{entrance::Entrance, socket::watched},
     tls::{Tls, TlsError},
 };
 
@@ -78,13 +79,12 @@ impl Listener {
     /// many is closed, and its sender tries again.
     pub async fn run(
         self,
-        sessions: Sessions,
-        ingest: Ingest,
+        Entrance { ingest, sessions, access }: Entrance,
         cpu: Cpu,
         mut draw_nonce: DrawNonce,
     ) -> io::Result<()> {
         let Self { listener, tls, settings } = self;
-        let shared = Arc::new(shared(&settings, ingest, cpu));
+        let shared = Arc::new(shared(&settings, ingest, access, cpu));
         let closing = shared.ingest.closing();
         let mut connections = JoinSet::new();
         loop {
@@ -103,7 +103,11 @@ impl Listener {
                     continue;
                 }
             };
-            let origin = Origin { source: settings.name.clone(), peer: Some(peer.to_string()) };
+            let origin = Origin {
+                source: settings.name.clone(),
+                peer: Some(peer.to_string()),
+                tenant: settings.tenant.as_deref().map(Arc::from),
+            };
             let (tls, shared, sessions, nonce) =
                 (tls.clone(), shared.clone(), sessions.clone(), draw_nonce());
             let served = async move {
@@ -119,7 +123,7 @@ impl Listener {
     }
 }
 
-fn shared(settings: &config::Forward, ingest: Ingest, cpu: Cpu) -> Shared {
+fn shared(settings: &config::Forward, ingest: Ingest, access: Access, cpu: Cpu) -> Shared {
     let max_message = settings.max_message_bytes;
     let mapping = Mapping { text_keys: settings.text_keys.clone(), max_frame: ingest.max_frame().as_usize() };
     let total = max_message.0.saturating_mul(INFLATED_TIMES);
@@ -129,7 +133,7 @@ fn shared(settings: &config::Forward, ingest: Ingest, cpu: Cpu) -> Shared {
         .as_ref()
         .map(|key| Secret { key: key.reveal().to_owned(), hostname: settings.self_hostname.clone() });
     let terms = Terms { mapping, limits };
-    Shared { ingest, cpu, terms, max_message: max_message.as_usize(), secret }
+    Shared { ingest, access, cpu, terms, max_message: max_message.as_usize(), secret }
 }
 
 async fn serve(

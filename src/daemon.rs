@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    access,
+    access::{self, Access},
     api::{Api, Bodies, Idempotency, Parts},
     artifact::{ArtifactError, Description},
     clock::{self, Clock},
@@ -192,7 +192,7 @@ impl Daemon {
         }
         // One that ends by itself checks its model when it needs it.
         daemon.start_workers(lease, &batch_tag, !options.once, clock)?;
-        daemon.start_server((http, tls), &ingest, batch_tag, metrics, started);
+        daemon.start_server((http, tls), &ingest, &access, batch_tag, metrics, started);
         let stop = daemon.workers.stop_token();
         daemon.workers.spawn("access", upkeep.run(stop));
         let sessions = Sessions::new(pipeline.sessions.clone());
@@ -313,6 +313,7 @@ impl Daemon {
         &mut self,
         http: (TcpListener, Option<Tls>),
         ingest: &Ingest,
+        access: &Access,
         batch_tag: String,
         metrics: PrometheusHandle,
         started: Instant,
@@ -331,6 +332,8 @@ impl Daemon {
             progress: self.progress.clone(),
             damage: self.damage.clone(),
             http: pipeline.http.clone(),
+            embed: pipeline.migrate.as_ref().unwrap_or(&pipeline.embed).clone(),
+            access: access.clone(),
             limiter: Limiter::new(pipeline.limits.clone(), self.bench.redis.clone()),
             metrics,
             cpu: self.bench.cpu.clone(),

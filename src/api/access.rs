@@ -4,14 +4,16 @@
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode},
+    http::{HeaderName, HeaderValue, StatusCode, header::AUTHORIZATION},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use super::{Api, Problem};
+use super::{Api, Problem, request_id::RequestId};
 use crate::{
-    identity::{Principal, Right},
+    access::{NotAdmitted, Visit},
+    http_server::Peer,
+    identity::{Credential, Denied, Principal, Right, Unauthenticated},
     rate_limit::Decision,
 };
 
@@ -28,25 +30,80 @@ pub(super) async fn guarded(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let principal = Principal::open();
+    let (shown, visit) = gate.visit(&request);
+    let principal = match gate.admit(shown, &visit).await {
+        Ok(principal) => principal,
+        Err(problem) => return problem.into_response(),
+    };
     let decision = match gate.api.limiter.take(&principal, route.as_str()).await {
         Ok(decision) => decision,
         Err(away) => return Problem::unavailable("limits_away", away.to_string(), 5).into_response(),
     };
     let mut response = match decision.filter(|decision| !decision.allowed) {
         Some(decision) => too_many(decision).into_response(),
-        None => match principal.require(gate.right) {
-            Err(denied) => Problem::from(denied).into_response(),
-            Ok(()) => {
-                request.extensions_mut().insert(principal);
-                next.run(request).await
-            }
-        },
+        None => {
+            request.extensions_mut().insert(principal);
+            next.run(request).await
+        }
     };
     if let Some(decision) = decision {
         tell(&mut response, decision);
     }
     response
+}
+
+impl Gate {
+    /// What the request shows, and what it wants.
+    fn visit(&self, request: &Request) -> (Option<Result<Credential, Unauthenticated>>, Visit) {
+        let extensions = request.extensions();
+        let visit = Visit {
+            act: self.right.name(),
+            peer: extensions.get::<Peer>().map(|peer| peer.0.ip().to_string()),
+            request_id: extensions.get::<RequestId>().map(|id| id.0.to_string()),
+        };
+        // What is no text is no credential either.
+        let header = request.headers().get(AUTHORIZATION);
+        let shown = header.map(|value| Credential::of_header(value.to_str().unwrap_or_default()));
+        (shown, visit)
+    }
+
+    async fn admit(
+        &self,
+        shown: Option<Result<Credential, Unauthenticated>>,
+        visit: &Visit,
+    ) -> Result<Principal, Problem> {
+        if !self.api.access.authenticator.is_on() {
+            return Ok(Principal::open());
+        }
+        let credential = shown.transpose().inspect_err(|unknown| {
+            self.api.access.turned_away(unknown.code(), visit);
+        })?;
+        Ok(self.api.access.admit(credential.as_ref(), self.right, visit).await?)
+    }
+}
+
+impl From<NotAdmitted> for Problem {
+    fn from(refused: NotAdmitted) -> Self {
+        match refused {
+            NotAdmitted::Unknown(unknown) => unknown.into(),
+            NotAdmitted::Denied(denied) => denied.into(),
+        }
+    }
+}
+
+impl From<Unauthenticated> for Problem {
+    fn from(unknown: Unauthenticated) -> Self {
+        match unknown.is_transient() {
+            true => Self::unavailable(unknown.code(), unknown.to_string(), 5),
+            false => Self::new(StatusCode::UNAUTHORIZED, unknown.code(), unknown.to_string()),
+        }
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        Self::new(StatusCode::FORBIDDEN, denied.code(), denied.to_string())
+    }
 }
 
 fn too_many(decision: Decision) -> Problem {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tokio_util::codec::Decoder;
 
-use super::{Problem, Shared, WAIT_FOR_ROOM, bodies::Held, idempotency};
+use super::{Problem, Shared, WAIT_FOR_ROOM, bodies::Held, extract::Caller, idempotency};
 use crate::{
     dataflow::Cpu,
     frame::{FrameCodec, Unit},
@@ -92,7 +92,12 @@ impl Encoding {
         (status = 507, description = "The log's disk is full", body = Ingested),
     )
 )]
-pub(super) async fn ingest(State(api): Shared, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub(super) async fn ingest(
+    State(api): Shared,
+    Caller(principal): Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     let Some((source, ingest)) = &api.ingest else {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
@@ -104,10 +109,12 @@ pub(super) async fn ingest(State(api): Shared, headers: HeaderMap, body: Body) -
         return Err(Problem::unavailable("closing", "the daemon is shutting down; send again", 1));
     }
     let encoding = Encoding::of(&headers)?;
-    let key = idempotency::Key::of(&headers, &[&api.pipeline, source])?;
+    // Nobody learns of another tenant's answers by guessing its keys.
+    let whose = principal.tenant.as_deref().unwrap_or_default();
+    let key = idempotency::Key::of(&headers, &[&api.pipeline, source, whose])?;
     let held = api.bodies.read(body).await?;
-    let request =
-        Request { source: source.clone(), ingest: ingest.clone(), cpu: api.cpu.clone(), encoding, held };
+    let origin = Origin { source: source.clone(), peer: None, tenant: principal.tenant };
+    let request = Request { origin, ingest: ingest.clone(), cpu: api.cpu.clone(), encoding, held };
     match key {
         None => request.take().await,
         Some(key) => {
@@ -120,7 +127,7 @@ pub(super) async fn ingest(State(api): Shared, headers: HeaderMap, body: Body) -
 
 /// A request whose body is there.
 struct Request {
-    source: String,
+    origin: Origin,
     ingest: Ingest,
     cpu: Cpu,
     encoding: Encoding,
@@ -129,10 +136,9 @@ struct Request {
 
 impl Request {
     async fn take(self) -> Result<Response, Problem> {
-        let Self { source, ingest, cpu, encoding, held } = self;
+        let Self { origin, ingest, cpu, encoding, held } = self;
         let (body, max_frame) = (held.bytes.clone(), ingest.max_frame());
         let parts = cpu.run(move || parse(encoding, body, max_frame)).await?;
-        let origin = Origin { source, peer: None, tenant: None };
         let mut under_way = VecDeque::new();
         for part in parts {
             let submitted = timeout(WAIT_FOR_ROOM, submit(part, 0, &origin, &ingest));

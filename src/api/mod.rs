@@ -1,6 +1,7 @@
 //! The HTTP interface.
 
 mod access;
+mod agents;
 mod artifacts;
 mod bodies;
 mod bounds;
@@ -45,8 +46,10 @@ pub use status::{Segments, Status};
 
 use self::access::Gate;
 use crate::{
+    access::Access,
     config::Http,
     dataflow::Cpu,
+    embed,
     http_server::Server,
     identity::Right,
     log::LogReader,
@@ -89,6 +92,10 @@ pub struct Parts {
     pub damage: Arc<DamageRegister>,
     /// What requests may take.
     pub http: Http,
+    /// How texts are embedded, and for what price.
+    pub embed: embed::Settings,
+    /// Who is let in.
+    pub access: Access,
     /// Counts the requests of each tenant.
     pub limiter: Limiter,
     /// Renders the metrics.
@@ -173,10 +180,12 @@ fn open_routes() -> OpenApiRouter<Api> {
 fn routes_of(right: Right) -> OpenApiRouter<Api> {
     let routes = OpenApiRouter::new();
     match right {
-        Right::Search => routes.routes(routes!(search::search)),
+        Right::Search => routes.routes(routes!(search::search)).routes(routes!(agents::capabilities)),
         Right::Ingest => routes.routes(routes!(ingest::ingest)),
         Right::Observe => routes
             .routes(routes!(status::status))
+            .routes(routes!(agents::query))
+            .routes(routes!(agents::simulate))
             .routes(routes!(segments::list))
             .routes(routes!(segments::show))
             .routes(routes!(artifacts::list))

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::request_id::RequestId;
-use crate::{clock, embed::EmbedError, identity::Denied, pipeline::search::SearchError, store::StoreError};
+use crate::{clock, embed::EmbedError, pipeline::search::SearchError, store::StoreError};
 
 /// The content type of RFC 9457.
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -92,6 +92,9 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         response.extensions_mut().insert(self);
         response
     }
@@ -143,17 +146,6 @@ fn of_status(status: StatusCode) -> Problem {
         _ => ("refused", "the request was refused"),
     };
     Problem::new(status, code, detail)
-}
-
-impl From<Denied> for Problem {
-    fn from(denied: Denied) -> Self {
-        let code = match denied {
-            Denied::Right { .. } => "right_missing",
-            Denied::AllTenants { .. } => "all_tenants_needed",
-            Denied::Tenant { .. } => "tenant_forbidden",
-        };
-        Self::new(StatusCode::FORBIDDEN, code, denied.to_string())
-    }
 }
 
 impl From<StoreError> for Problem {

@@ -79,7 +79,7 @@ impl Api {
 
     /// What keeps the daemon from being ready, and what it only works less well
     /// without; empty if nothing does.
-    fn reasons(&self) -> (Vec<String>, Vec<String>) {
+    pub(super) fn reasons(&self) -> (Vec<String>, Vec<String>) {
         let mut reasons: Vec<String> = self.log.failed().map(ToString::to_string).into_iter().collect();
         reasons.extend(self.log.full().map(|why| why.to_string()));
         if self.closing.is_cancelled() {

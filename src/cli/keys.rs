@@ -16,10 +16,10 @@ use crate::{
     access::keys::{create, revoke, rotate},
     clock,
     config::Pipeline,
-    daemon::open_store,
     identity::{ApiKey, MintedKey, NewKey, Principal, RateTier, Role},
     store::Store,
     units::Period,
+    workbench::open_store,
 };
 
 /// Make, list, replace and revoke API keys, and see what was done with them.

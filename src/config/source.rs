@@ -35,6 +35,10 @@ pub struct Tcp {
     pub name: String,
     /// Address and port to listen on.
     pub listen: Listen,
+    /// Whether other machines may connect, which they do without TLS: it ends
+    /// at a proxy in front, or the network is trusted.
+    #[serde(default)]
+    pub cleartext: bool,
 }
 
 /// Settings of a source of type `unix`.
@@ -128,7 +132,7 @@ pub enum Format {
 
 impl Default for Tcp {
     fn default() -> Self {
-        Self { name: "tcp".to_owned(), listen: Listen::local(7410) }
+        Self { name: "tcp".to_owned(), listen: Listen::local(7410), cleartext: false }
     }
 }
 

@@ -161,8 +161,12 @@ fn sources(pipeline: &Pipeline) -> Vec<SettingError> {
 struct OnlyHere(&'static str);
 
 impl OnlyHere {
-    const ALWAYS: Option<Self> =
-        Some(Self("and authentication does not exist yet; listen on 127.0.0.1 or [::1]"));
+    const UNASKED: Self = Self(
+        "which needs [auth], so that nobody comes in unasked; write that section, or listen on 127.0.0.1 or [::1]",
+    );
+    const IN_THE_CLEAR: Self = Self(
+        "and keys would cross the network in the clear; set `tls`, or `cleartext = true` if a proxy or the network sees to that",
+    );
     const FORWARD: Self =
         Self("which needs both `shared_key` and `tls`; set them, or listen on 127.0.0.1 or [::1]");
 }
@@ -199,6 +203,16 @@ fn forward_settings(forward: &Forward) -> Vec<(&'static str, &'static str)> {
     .collect()
 }
 
+/// Why an address must be local whose connections are asked who they are, and
+/// are encrypted or need not be.
+fn only_here(asked: bool, safe: bool) -> Option<OnlyHere> {
+    match (asked, safe) {
+        (false, _) => Some(OnlyHere::UNASKED),
+        (true, false) => Some(OnlyHere::IN_THE_CLEAR),
+        (true, true) => None,
+    }
+}
+
 /// Addresses: on this machine only, unless strangers are kept out, and each
 /// used once.
 fn listeners(pipeline: &Pipeline) -> Vec<SettingError> {
@@ -206,8 +220,11 @@ fn listeners(pipeline: &Pipeline) -> Vec<SettingError> {
     let mut addresses: HashMap<Listen, String> = HashMap::new();
     let mut sockets: HashMap<&Path, String> = HashMap::new();
     let taken = |by: &str| format!("`{by}` listens there already; choose another");
+    let asked = pipeline.auth.is_some();
     let tcp = pipeline.sources.iter().enumerate().filter_map(|(i, source)| match source {
-        Source::Tcp(tcp) => Some((format!("source[{i}].listen"), tcp.listen, OnlyHere::ALWAYS)),
+        Source::Tcp(tcp) => {
+            Some((format!("source[{i}].listen"), tcp.listen, only_here(asked, tcp.cleartext)))
+        }
         Source::Forward(forward) => {
             let only_here =
                 (forward.shared_key.is_none() || forward.tls.is_none()).then_some(OnlyHere::FORWARD);
@@ -215,7 +232,8 @@ fn listeners(pipeline: &Pipeline) -> Vec<SettingError> {
         }
         _ => None,
     });
-    let http = ("http.listen".to_owned(), pipeline.http.listen, OnlyHere::ALWAYS);
+    let safe = pipeline.http.tls.is_some() || pipeline.http.cleartext;
+    let http = ("http.listen".to_owned(), pipeline.http.listen, only_here(asked, safe));
     for (key, listen, only_here) in std::iter::once(http).chain(tcp) {
         if let Some(OnlyHere(why)) = only_here.filter(|_| !listen.is_local()) {
             let message = format!("`{listen}` can be reached from other machines, {why}");

@@ -167,6 +167,7 @@ impl fmt::Display for Roles {
     Deserialize,
     JsonSchema,
     clap::ValueEnum,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum RateTier {

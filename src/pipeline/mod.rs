@@ -20,6 +20,7 @@ pub mod derive;
 pub mod deriver;
 pub mod dictionaries;
 pub mod erase;
+pub mod estimate;
 pub mod frames;
 mod ingest;
 pub mod inventory;
@@ -36,6 +37,7 @@ pub mod shadow;
 pub mod spending;
 pub mod survey;
 pub mod upkeep;
+pub mod why;
 
 pub use ingest::{Answer, Ingest, Origin, Producer, Refusal, Submitted};
 pub use offsets::Offsets;

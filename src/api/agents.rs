@@ -1,0 +1,191 @@
+//! `capabilities`, `query` and `simulate`: what an agent asks before it acts.
+
+use axum::{Json, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    MAX_BODY_BYTES, Problem, RIGHTS, Shared, Status,
+    extract::{Caller, Input},
+    routes_of,
+};
+use crate::{
+    embed::Embedder,
+    identity::RateTier,
+    pipeline::{
+        estimate::{Estimate, Extent, Plan, estimate},
+        why::{Standing, Whereabouts, why},
+    },
+};
+
+/// What this engine can do, and what whoever asks may have it do.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Capabilities {
+    /// The engine's version.
+    version: &'static str,
+    /// The pipeline.
+    pipeline: String,
+    /// Its stream.
+    stream: String,
+    /// Whether it takes records over HTTP.
+    ingest: bool,
+    /// The embedding space that is searched.
+    space: String,
+    /// Ways to search.
+    search_modes: [&'static str; 3],
+    /// Bytes of the longest body that is taken.
+    max_body_bytes: u64,
+    /// Who asks.
+    principal: Who,
+    /// What may be asked for, and what cannot be for want of a right.
+    operations: Vec<Operation>,
+}
+
+/// Whoever asks.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Who {
+    /// The key's id or the token's subject.
+    id: String,
+    /// The only tenant they speak for; null: any.
+    tenant: Option<String>,
+    /// What they are there for.
+    roles: Vec<&'static str>,
+    /// How much they may ask.
+    rate_tier: RateTier,
+}
+
+/// One thing that can be asked for.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Operation {
+    /// `GET`, `POST` or another.
+    method: &'static str,
+    /// Where.
+    path: String,
+    /// What it does.
+    summary: Option<String>,
+    /// The right that it needs.
+    right: &'static str,
+    /// Whether whoever asks has it.
+    allowed: bool,
+}
+
+/// A question about the state of things.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(tag = "about", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Question {
+    /// Where does the pipeline stand, and is anything amiss?
+    State,
+    /// Where is this record, and what blocks it?
+    Record {
+        /// Its offset in the stream.
+        offset: u64,
+    },
+}
+
+/// Its answer.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "about", rename_all = "snake_case")]
+pub(super) enum Answer {
+    /// Where the pipeline stands.
+    State {
+        /// All its numbers.
+        status: Box<Status>,
+        /// What is amiss; empty if nothing is.
+        reasons: Vec<String>,
+    },
+    /// Where a record is.
+    Record {
+        /// Where.
+        record: Box<Whereabouts>,
+    },
+}
+
+/// What the engine can do, and what of that whoever asks may
+#[utoipa::path(get, path = "/api/v1/capabilities", responses((status = 200, body = Capabilities)))]
+pub(super) async fn capabilities(
+    State(api): Shared,
+    Caller(principal): Caller,
+) -> Result<Json<Capabilities>, Problem> {
+    let mut operations = Vec::new();
+    for right in RIGHTS {
+        let allowed = principal.require(right).is_ok();
+        for (path, item) in routes_of(right).into_openapi().paths.paths {
+            let methods = [("GET", item.get), ("POST", item.post), ("DELETE", item.delete)];
+            let there = methods.into_iter().filter_map(|(method, operation)| Some((method, operation?)));
+            operations.extend(there.map(|(method, operation)| Operation {
+                method,
+                path: path.clone(),
+                summary: operation.summary,
+                right: right.name(),
+                allowed,
+            }));
+        }
+    }
+    Ok(Json(Capabilities {
+        version: env!("CARGO_PKG_VERSION"),
+        pipeline: api.pipeline.clone(),
+        stream: api.log.stream().to_owned(),
+        ingest: api.ingest.is_some(),
+        space: api.searcher.serving.now().await?.model.space().to_string(),
+        search_modes: ["union", "vector", "keyword"],
+        max_body_bytes: MAX_BODY_BYTES as u64,
+        principal: Who {
+            id: principal.id.to_string(),
+            tenant: principal.tenant.as_ref().map(ToString::to_string),
+            roles: principal.roles.iter().map(crate::identity::Role::name).collect(),
+            rate_tier: principal.tier,
+        },
+        operations,
+    }))
+}
+
+/// Ask where things stand, or where a record is and what blocks it
+#[utoipa::path(post, path = "/api/v1/query", request_body = Question, responses((status = 200, body = Answer)))]
+pub(super) async fn query(
+    State(api): Shared,
+    Input(question): Input<Question>,
+) -> Result<Json<Answer>, Problem> {
+    let answer = match question {
+        Question::State => {
+            let (mut reasons, degrading) = api.reasons();
+            reasons.extend(degrading);
+            Answer::State { status: Box::new(api.status().await?), reasons }
+        }
+        Question::Record { offset } => {
+            let derived = api.progress.snapshot();
+            let standing = Standing {
+                end_offset: api.log.end_offset(),
+                next_offset: derived.next_offset,
+                trouble: derived.trouble,
+            };
+            let space_key = api.searcher.serving.now().await?.space_key;
+            let place = (api.pipeline.as_str(), api.log.stream());
+            let record = why(&api.searcher.store, place, offset, space_key, &standing).await?;
+            Answer::Record { record: Box::new(record) }
+        }
+    };
+    Ok(Json(answer))
+}
+
+/// What an ingest, a replay or a new embedding would cost before it is done
+#[utoipa::path(post, path = "/api/v1/simulate", request_body = Plan, responses((status = 200, body = Estimate)))]
+pub(super) async fn simulate(
+    State(api): Shared,
+    Input(plan): Input<Plan>,
+) -> Result<Json<Estimate>, Problem> {
+    let derived = api.progress.snapshot();
+    let extent = Extent {
+        start: api.log.start_offset(),
+        end: api.log.end_offset(),
+        stored: derived.indexed + derived.deferred,
+    };
+    let served = match plan {
+        Plan::ReEmbed => api.searcher.serving.members().last().cloned(),
+        _ => None,
+    };
+    let served = match served {
+        Some(served) => served,
+        None => api.searcher.serving.now().await?,
+    };
+    Ok(Json(estimate(plan, &api.searcher.store, &served, &api.embed, extent).await?))
+}

@@ -9,6 +9,8 @@ mod authenticator;
 mod flood;
 mod keyring;
 pub mod keys;
+#[cfg(test)]
+mod tests;
 mod trail;
 mod upkeep;
 

@@ -146,8 +146,7 @@ fn sources(pipeline: &Pipeline) -> Vec<SettingError> {
         if let Source::Forward(forward) = source {
             let open = pipeline.auth.is_some() && forward.shared_key.is_none();
             if open {
-                let message =
-                    "with [auth] nobody comes in without a key; set one, which clients must have too";
+                let message = "with [auth] nobody comes in without a key; set `shared_key`, which clients must have too";
                 refuse("shared_key", message.to_owned());
             }
             forward_settings(forward).into_iter().for_each(|(key, message)| refuse(key, message.to_owned()));

@@ -23,6 +23,7 @@ mod erase;
 mod forward;
 mod health;
 mod idempotent;
+mod identity;
 mod ledger;
 mod log;
 mod migration;

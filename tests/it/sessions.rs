@@ -8,11 +8,11 @@ use std::{
 };
 
 use thalweg::{
-    clock,
+    access, clock,
     config::Sessions as Settings,
     log::{self, Log},
     pipeline::{Ingest, progress::Progress},
-    source::{sessions::Sessions, socket::Listener},
+    source::{entrance::Entrance, sessions::Sessions, socket::Listener},
     store::{Checkpoint, Store},
     units::ByteSize,
 };
@@ -237,13 +237,15 @@ async fn a_writer_that_stalls_stops_the_reading_of_sockets_and_nothing_is_lost()
     let ids = Box::new(rand::random);
     let (log, _) = Log::open(folder.path(), "s", &settings, Arc::new(move || held.wait()), ids).unwrap();
     let store = Store::open(&folder.path().join("store.sqlite")).await.unwrap();
+    let (access, _) = access::open(None, &store, clock::system()).unwrap();
     let progress = Arc::new(Progress::new(Checkpoint::default()));
     let max_frame = settings.max_frame_bytes;
     let ingest = Ingest::new("p", log.writer(), store, progress, clock::system(), max_frame, closing.clone());
     let socket = folder.path().join("in.sock");
     let listener = Listener::unix(&socket).await.unwrap();
     let sessions = Settings { in_flight_bytes: ByteSize::mib(1), ..Settings::default() };
-    let serving = tokio::spawn(listener.run("unix".into(), Sessions::new(sessions), ingest));
+    let entrance = Entrance { ingest, sessions: Sessions::new(sessions), access };
+    let serving = tokio::spawn(listener.run("unix".into(), entrance));
 
     stall.set(true);
     let frame = text_frame(&"z".repeat(1_000));

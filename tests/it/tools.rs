@@ -16,6 +16,8 @@ const OPENAI: [&str; 2] = ["openai==3.54.0", "langchain-openai==1.7.3"];
 const PGVECTOR: [&str; 3] = ["psycopg[binary]==3.3.9", "pgvector==0.5.1", "numpy==2.4.6"];
 /// From npm.
 const NODE: [&str; 2] = ["@fluent-org/logger@1.0.10", "@msgpack/msgpack@2.8.0"];
+/// From npm, for `tests/it/identity.rs`.
+const OIDC: [&str; 1] = ["oidc-provider@9.13.3"];
 
 fn target(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(name)
@@ -79,6 +81,15 @@ fn python_with(home: &str, packages: &[&str]) -> PathBuf {
 /// A `node` that finds the packages above; none, said loudly, where node and
 /// npm are missing.
 pub fn node() -> Option<Command> {
+    node_with("test-node", &NODE)
+}
+
+/// As [`node`], with an OpenID Connect provider.
+pub fn node_of_oidc() -> Option<Command> {
+    node_with("test-node-oidc", &OIDC)
+}
+
+fn node_with(home: &str, packages: &[&str]) -> Option<Command> {
     let present =
         |tool: &str| Command::new(tool).arg("--version").output().is_ok_and(|done| done.status.success());
     if !present("node") || !present("npm") {
@@ -87,10 +98,10 @@ pub fn node() -> Option<Command> {
         );
         return None;
     }
-    let home = target("test-node");
-    once(&home, &NODE, || {
+    let home = target(home);
+    once(&home, packages, || {
         let options = ["install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"];
-        run(Path::new("npm"), &[&options[..], &[home.to_str().unwrap()], &NODE].concat());
+        run(Path::new("npm"), &[&options[..], &[home.to_str().unwrap()], packages].concat());
     });
     let mut node = Command::new("node");
     node.env("NODE_PATH", home.join("node_modules"));

@@ -27,6 +27,7 @@ mod audit;
 mod backup;
 mod commit;
 mod forget;
+mod identity;
 mod indexes;
 mod isolation;
 mod measure;

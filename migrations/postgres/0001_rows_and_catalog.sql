@@ -386,3 +386,51 @@ LANGUAGE plpgsql
 AS $$ BEGIN RAISE EXCEPTION 'the trail is only added to'; END $$;
 CREATE TRIGGER trail_keeps BEFORE UPDATE OR DELETE OR TRUNCATE ON thalweg.trail
 FOR EACH STATEMENT EXECUTE FUNCTION thalweg.keep_trail();
+
+-- Long work: asked for, done by one daemon, remembered for a while. `stream`
+-- is null for work that is not of one stream's. `epoch` counts the claims:
+-- what a worker says of a job counts only with the epoch of its own claim.
+-- `attempts` counts those claims that no stop gave back.
+CREATE TABLE thalweg.jobs (
+    job_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind          text NOT NULL,
+    work          text NOT NULL,
+    pipeline      text NOT NULL,
+    stream        text,
+    tenant        text,
+    asked_by      text NOT NULL,
+    schedule      text,
+    due_ms        bigint,
+    state         text NOT NULL DEFAULT 'queued'
+        CHECK (state IN ('queued', 'running', 'done', 'failed', 'cancelled')),
+    priority      bigint NOT NULL,
+    asked_ms      bigint NOT NULL,
+    not_before_ms bigint NOT NULL,
+    started_ms    bigint,
+    claimed_ms    bigint,
+    ended_ms      bigint,
+    cancel_ms     bigint,
+    epoch         bigint NOT NULL DEFAULT 0,
+    attempts      bigint NOT NULL DEFAULT 0,
+    worker        text,
+    lease_ms      bigint,
+    done          bigint NOT NULL DEFAULT 0,
+    done_before   bigint NOT NULL DEFAULT 0,
+    total         bigint,
+    note          text NOT NULL DEFAULT '',
+    place         text,
+    result        text,
+    error         text
+);
+CREATE INDEX jobs_open ON thalweg.jobs (job_id) WHERE state IN ('queued', 'running');
+-- A due time is kept once, whoever keeps it.
+CREATE UNIQUE INDEX jobs_due ON thalweg.jobs (schedule, coalesce(stream, ''), due_ms) WHERE schedule IS NOT NULL;
+
+-- Up to when the due times of a schedule are seen to; `stream` is empty where
+-- the work is not of one stream's.
+CREATE TABLE thalweg.schedules (
+    schedule   text NOT NULL,
+    stream     text NOT NULL,
+    settled_ms bigint NOT NULL,
+    PRIMARY KEY (schedule, stream)
+);

@@ -419,7 +419,7 @@ answered_by_each! {
     ) -> Result<(), StoreError>;
 
     /// Forgets who was erased; with a whole tenant go the API keys that speak
-    /// for it.
+    /// for it and the jobs that name it.
     pub async fn forget_subject(&self, erasure_id: i64) -> Result<(), StoreError>;
 
     /// Nothing is left to do of an erasure.
@@ -485,6 +485,65 @@ answered_by_each! {
     /// At most `limit` rows of the trail with numbers below `before`, the
     /// newest first.
     pub async fn trail(&self, before: i64, limit: u32) -> Result<Vec<TrailRow>, StoreError>;
+    /// Queues a job, and returns its number.
+    pub async fn add_job(&self, job: &NewJob) -> Result<i64, StoreError>;
+
+    /// Up to when the due times of a schedule are seen to; from `now_ms` on,
+    /// if it is seen for the first time. `stream` is empty where the work is
+    /// of no stream in particular.
+    pub async fn schedule_seen(&self, schedule: &str, stream: &str, now_ms: i64) -> Result<i64, StoreError>;
+
+    /// Sees to a due time, once: of all who try, one has `job` queued, and
+    /// learns its number. Without a job the time is passed over.
+    pub async fn settle_due(
+        &self,
+        schedule: &str,
+        stream: &str,
+        due_ms: i64,
+        job: Option<&NewJob>,
+    ) -> Result<Option<i64>, StoreError>;
+
+    /// Every job that is queued or running, in the order they were asked for.
+    pub async fn open_jobs(&self) -> Result<Vec<JobRow>, StoreError>;
+
+    /// At most `limit` jobs with numbers below `before`, the latest first.
+    pub async fn jobs(
+        &self,
+        filter: &JobFilter,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<JobRow>, StoreError>;
+
+    /// The job with this number.
+    pub async fn job(&self, job_id: i64) -> Result<Option<JobRow>, StoreError>;
+
+    /// Claims the job that `choose` takes from those that are queued or
+    /// running; nobody else claims meanwhile. Every older claim to it is void
+    /// from here on.
+    pub async fn claim_job(
+        &self,
+        claim: &JobClaim,
+        choose: ChooseJob<'_>,
+    ) -> Result<Option<JobRow>, StoreError>;
+
+    /// Notes how far a job is and renews its lease. Returns whether it was
+    /// asked to be cancelled; none if the claim is void.
+    pub async fn report_job(
+        &self,
+        held: HeldJob,
+        progress: &JobProgress,
+        lease_ms: i64,
+    ) -> Result<Option<bool>, StoreError>;
+
+    /// Ends a claim; false if it is void, and then nothing is changed.
+    pub async fn end_job(&self, held: HeldJob, end: &JobEnd, now_ms: i64) -> Result<bool, StoreError>;
+
+    /// Cancels a job that is queued, or asks whoever works on it to stop.
+    /// Returns its state then; none if there is no such job, or it has ended.
+    pub async fn cancel_job(&self, job_id: i64, now_ms: i64) -> Result<Option<JobState>, StoreError>;
+
+    /// Forgets the jobs that ended before; how many.
+    pub async fn remove_old_jobs(&self, before_ms: i64) -> Result<u64, StoreError>;
 
     /// Number of the last change of the schema that the file has seen.
     pub async fn schema_version(&self) -> Result<i64, StoreError>;
@@ -496,6 +555,11 @@ answered_by_each! {
     /// it done: builds approximate indexes over what has come since the last
     /// time. Returns how many. Streams go on meanwhile.
     pub async fn maintain(&self, now_ms: i64) -> Result<u64, StoreError>;
+
+    /// Brings the database's statistics up to date and has it find its free
+    /// space again, beside all other work. `anew`: a SQLite file is written
+    /// anew, and writers wait meanwhile.
+    pub async fn tidy(&self, anew: bool) -> Result<(), StoreError>;
 
     /// Every table with its number of rows, by name. Reads all of them.
     pub async fn inventory(&self) -> Result<Vec<TableCount>, StoreError>;

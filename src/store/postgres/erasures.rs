@@ -98,6 +98,8 @@ impl PostgresStore {
         for statement in [
             "DELETE FROM thalweg.api_keys WHERE tenant =
                  (SELECT tenant FROM thalweg.erasures WHERE erasure_id = $1 AND session IS NULL)",
+            "DELETE FROM thalweg.jobs WHERE tenant =
+                 (SELECT tenant FROM thalweg.erasures WHERE erasure_id = $1 AND session IS NULL)",
             "UPDATE thalweg.erasures SET tenant = NULL, session = NULL WHERE erasure_id = $1",
         ] {
             session.query(statement).bind(erasure_id).run(&mut session).await.doing(NOTING)?;

@@ -156,8 +156,17 @@ impl PostgresStore {
         let tables = vector_tables(&mut session).await.doing(doing)?;
         drop(session);
         let mut connection = self.inner.pool.acquire().await.doing(doing)?;
-        let rows =
-            ["records", "chunks", "tenants", "partitions", "dedupe", "outcomes", "dead_letters", "erasures"];
+        let rows = [
+            "records",
+            "chunks",
+            "tenants",
+            "partitions",
+            "dedupe",
+            "outcomes",
+            "dead_letters",
+            "erasures",
+            "jobs",
+        ];
         for table in rows.iter().map(|table| format!("thalweg.{table}")).chain(tables) {
             connection.execute(AssertSqlSafe(format!("VACUUM (ANALYZE) {table}"))).await.doing(doing)?;
         }

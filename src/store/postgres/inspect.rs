@@ -1,6 +1,6 @@
 //! What people ask of a database rather than of its rows.
 
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Executor};
 
 use super::PostgresStore;
 use crate::store::TableCount;
@@ -25,6 +25,27 @@ impl PostgresStore {
             .await
             .map(i64::cast_unsigned)
             .doing("counting vectors")
+    }
+
+    /// Vacuums and analyses every table; nobody waits for that. PostgreSQL
+    /// writes no file anew here, whatever is asked.
+    pub async fn tidy(&self, _anew: bool) -> Result<(), StoreError> {
+        let doing = "vacuuming";
+        let mut session = self.read().await?;
+        let tables: Vec<String> = session
+            .query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'thalweg' ORDER BY tablename")
+            .scalars(&mut session)
+            .await
+            .doing(doing)?;
+        drop(session);
+        let mut connection = self.inner.pool.acquire().await.doing(doing)?;
+        // Nobody inherits a vacuum that was given up.
+        connection.close_on_drop();
+        for table in tables {
+            let vacuum = format!("VACUUM (ANALYZE) thalweg.\"{table}\"");
+            connection.execute(AssertSqlSafe(vacuum)).await.doing(doing)?;
+        }
+        Ok(())
     }
 
     pub async fn inventory(&self) -> Result<Vec<TableCount>, StoreError> {

@@ -41,6 +41,7 @@ mod forget;
 mod index_plan;
 mod indexes;
 mod inspect;
+mod jobs;
 mod keys;
 mod lists;
 mod lost;

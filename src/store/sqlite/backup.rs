@@ -18,11 +18,16 @@ impl SqliteStore {
     /// Copies the database to the new file `to`, on one snapshot and without
     /// keeping anybody from writing, and reads the copy back.
     pub async fn copy_to(&self, to: &Path, (pipeline, stream): (&str, &str)) -> Result<Copied, StoreError> {
+        let doing = "copying the database";
+        // The writer's connection would keep this process's commits waiting.
+        let options = (*self.readers().connect_options()).clone().pragma("query_only", "off");
+        let mut copying = options.connect().await.doing(doing)?;
         sqlx::query("VACUUM INTO ?")
             .bind(to.display().to_string())
-            .execute(&self.inner.writer)
+            .execute(&mut copying)
             .await
-            .doing("copying the database")?;
+            .doing(doing)?;
+        copying.close().await.doing(doing)?;
         let mut connection = open(to).await?;
         let schema_version =
             sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")

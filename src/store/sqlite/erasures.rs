@@ -108,6 +108,8 @@ impl SqliteStore {
         for statement in [
             "DELETE FROM api_keys WHERE tenant =
                  (SELECT tenant FROM erasures WHERE erasure_id = ? AND session IS NULL)",
+            "DELETE FROM jobs WHERE tenant =
+                 (SELECT tenant FROM erasures WHERE erasure_id = ? AND session IS NULL)",
             "UPDATE erasures SET tenant = NULL, session = NULL WHERE erasure_id = ?",
         ] {
             sqlx::query(statement).bind(erasure_id).execute(&mut *transaction).await.doing(NOTING)?;

@@ -29,6 +29,18 @@ impl SqliteStore {
         Ok(0)
     }
 
+    pub async fn tidy(&self, anew: bool) -> Result<(), StoreError> {
+        let doing = "tidying the database";
+        if anew {
+            sqlx::query("VACUUM").execute(self.writer()).await.doing(doing)?;
+        }
+        // Looks at some of each index only, so that writers hardly wait.
+        for statement in ["PRAGMA analysis_limit = 1000", "ANALYZE", "PRAGMA wal_checkpoint(PASSIVE)"] {
+            sqlx::query(statement).execute(self.writer()).await.doing(doing)?;
+        }
+        Ok(())
+    }
+
     /// The file lies in the owner's own directory.
     #[expect(clippy::unused_async, reason = "the other database has to ask")]
     pub async fn claim_stream(

@@ -28,6 +28,7 @@ mod erasures;
 mod forget;
 mod insert;
 mod inspect;
+mod jobs;
 mod keys;
 mod lists;
 mod lost;

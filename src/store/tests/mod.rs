@@ -30,6 +30,7 @@ mod forget;
 mod identity;
 mod indexes;
 mod isolation;
+mod jobs;
 mod measure;
 mod postgres;
 mod recovery;

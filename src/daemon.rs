@@ -11,6 +11,7 @@
 //! next start.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,13 +28,14 @@ use crate::{
     artifact::{ArtifactError, Description},
     clock::{self, Clock},
     config::{Format, Pipeline, Source},
-    dataflow::{Drained, Supervisor},
+    dataflow::{Cpu, Drained, Supervisor},
     embed::Embedder,
     http_server::Server,
+    jobs::{Claimant, Jobs, WorkerId},
     log::Log,
     pipeline::{
-        Ingest, backfill::Backfill, damage::DamageRegister, derive::Derive, erase::Eraser,
-        inventory::Inventory, ownership, progress::Progress, retention::Keeper, shadow::Shadow, upkeep,
+        Ingest, archive::Archive, backfill::Backfill, damage::DamageRegister, derive::Derive, erase::Eraser,
+        ownership, progress::Progress, shadow::Shadow, upkeep,
     },
     rate_limit::Limiter,
     redis::Trigger,
@@ -47,6 +49,7 @@ use crate::{
     store::Lease,
     tls::Tls,
     workbench::{Workbench, archive_of, batch_tag, open_log_of},
+    worker::{Worker, keep_schedules},
 };
 
 /// Time to the next attempt at an object store that does not answer.
@@ -69,6 +72,8 @@ pub struct Options {
     pub once: bool,
     /// Take the stream from the data directory that it belongs to.
     pub take_over: bool,
+    /// Folder of PostgreSQL's programs, if it is not to be looked for.
+    pub pg_bin: Option<PathBuf>,
 }
 
 /// Where a running daemon can be reached.
@@ -191,7 +196,7 @@ impl Daemon {
             daemon.describe_later(error)?;
         }
         // One that ends by itself checks its model when it needs it.
-        daemon.start_workers(lease, &batch_tag, !options.once, clock)?;
+        daemon.start_workers(lease, &batch_tag, options, clock)?;
         daemon.start_server((http, tls), &ingest, &access, batch_tag, metrics, started);
         let stop = daemon.workers.stop_token();
         daemon.workers.spawn("access", upkeep.run(stop));
@@ -227,7 +232,16 @@ impl Daemon {
         Ok(())
     }
 
-    fn start_workers(&mut self, lease: Lease, batch_tag: &str, watched: bool, clock: Clock) -> Result<()> {
+    fn start_workers(
+        &mut self,
+        lease: Lease,
+        batch_tag: &str,
+        options: &Options,
+        clock: Clock,
+    ) -> Result<()> {
+        // One that ends by itself checks its model when it needs it, and has
+        // no time for jobs.
+        let watched = !options.once;
         let pipeline = &self.bench.pipeline;
         let (store, artifacts) = (&self.bench.store, &self.bench.artifacts);
         let archive = archive_of(&self.log, pipeline, store, artifacts, &self.damage, clock.clone())?;
@@ -264,13 +278,15 @@ impl Daemon {
                 self.workers.spawn("trigger", trigger.run(stop.clone()));
             }
         }
-        let members = self.bench.serving.members();
+        let (members, mut shadows) = (self.bench.serving.members(), Vec::new());
         let rates = [Some(&pipeline.embed), pipeline.migrate.as_ref()];
         for (served, settings) in members.iter().zip(rates.into_iter().flatten()) {
             if members.len() > 1 {
                 let (served, store, progress) =
                     (served.clone(), self.bench.store.clone(), self.progress.clone());
-                let shadow = Shadow { served, store, rate: settings.backfill_rate, progress };
+                let (rate, turn) = (settings.backfill_rate, Arc::default());
+                let shadow = Shadow { served, store, rate, progress, turn };
+                shadows.push(shadow.clone());
                 self.workers.spawn("shadow", shadow.run(stop.clone()));
             }
             if watched {
@@ -289,23 +305,55 @@ impl Daemon {
         };
         // Ends with the sources: it holds the log open.
         self.workers.spawn("erasure", eraser.run(self.progress.clone(), self.closing.clone()));
-        if watched && pipeline.retention.is_set() && !pipeline.retention.every.0.is_zero() {
-            let keeper = Keeper::new(pipeline, store.clone(), archive.clock.clone());
-            self.workers.spawn("retention", keeper.run(archive.clone(), self.progress.clone(), stop.clone()));
-        }
         self.workers.spawn("upkeep", upkeep::run(self.bench.store.clone(), stop.clone()));
-        let every = pipeline.artifacts.check_every.0;
-        if watched && !every.is_zero() {
-            let inventory = Inventory {
-                artifacts: artifacts.clone(),
-                every,
-                grace: pipeline.artifacts.grace.0,
-                progress: self.progress.clone(),
-                clock: archive.clock.clone(),
-            };
-            self.workers.spawn("inventory", inventory.run(stop.clone()));
+        if watched {
+            self.start_jobs(options, batch_tag, archive.clone(), shadows)?;
         }
         self.workers.spawn("archive", archive.run(self.progress.clone(), stop));
+        Ok(())
+    }
+
+    /// Jobs end with the sources: what they do not get done is given back, and
+    /// leaves the processor to what drains.
+    fn start_jobs(
+        &mut self,
+        options: &Options,
+        batch_tag: &str,
+        archive: Archive,
+        shadows: Vec<Shadow>,
+    ) -> Result<()> {
+        let (pipeline, store) = (&self.bench.pipeline, &self.bench.store);
+        let names = (pipeline.name.as_str(), pipeline.stream.as_str());
+        let clock = archive.clock.clone();
+        let jobs = Jobs::new(store.clone(), names, pipeline.schedules(), clock.clone());
+        let home = ownership::identity(&pipeline.data_dir)?;
+        let start = format!("{:016x}", rand::random::<u64>());
+        let scheduling = keep_schedules(
+            jobs.clone(),
+            (store.clone(), pipeline.jobs.keep),
+            self.progress.clone(),
+            clock.clone(),
+            self.closing.clone(),
+        );
+        self.workers.spawn("schedules", scheduling);
+        let worker = Worker {
+            bench: self.bench.clone(),
+            jobs,
+            claimant: Claimant {
+                id: WorkerId { home, start },
+                pipeline: pipeline.name.clone(),
+                stream: pipeline.stream.clone(),
+                at_once: pipeline.jobs.at_once,
+            },
+            archive,
+            progress: self.progress.clone(),
+            shadows,
+            batch_tag: batch_tag.to_owned(),
+            pg_bin: options.pg_bin.clone(),
+            cpu: Cpu::background()?,
+            clock,
+        };
+        self.workers.spawn("jobs", worker.run(self.closing.clone()));
         Ok(())
     }
 

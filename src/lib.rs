@@ -53,11 +53,15 @@ pub mod access;
 
 pub mod artifact;
 
+pub mod jobs;
+
 pub mod config;
 
 pub mod pipeline;
 
 pub mod workbench;
+
+pub mod worker;
 
 pub mod source;
 

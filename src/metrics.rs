@@ -92,6 +92,11 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!("index_bytes", "Bytes of the database that holds rows and vectors.");
     describe_counter!("auth_total", "Credentials looked at, by what came of it.");
     describe_counter!("trail_dropped_total", "Refusals that the trail has no row of, for want of room.");
+    describe_gauge!("jobs_running", "Jobs that this daemon works on.");
+    describe_counter!(
+        "jobs_ended_total",
+        "Jobs that this daemon worked on, by kind and the state it left them in: queued, to go on later."
+    );
     describe_counter!("http_requests_total", "HTTP requests, by route and status.");
     describe_histogram!("http_request_seconds", "Time to answer an HTTP request, by route.");
     Ok(handle)
@@ -127,6 +132,16 @@ impl Drop for Ongoing {
     fn drop(&mut self) {
         gauge!(self.0).decrement(1.0);
     }
+}
+
+/// A job is worked on.
+pub fn job_begun() -> Ongoing {
+    Ongoing::begin("jobs_running")
+}
+
+/// A claim of a job ended.
+pub fn job_ended(kind: &str, state: &'static str) {
+    counter!("jobs_ended_total", "kind" => kind.to_owned(), "state" => state).increment(1);
 }
 
 /// A connection was refused before its first frame.

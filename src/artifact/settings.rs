@@ -42,8 +42,6 @@ pub struct Settings {
     /// Objects in S3 that are larger are sent in parts of this size, and an
     /// upload that was interrupted goes on with the parts that are missing.
     pub part_bytes: ByteSize,
-    /// How often the daemon compares objects with the registry; `0s`: never.
-    pub check_every: Period,
     /// An object without a row is an orphan once it is older than this: an
     /// object is put before its row.
     pub grace: Period,
@@ -60,7 +58,6 @@ impl Default for Settings {
             credentials_file: None,
             profile: None,
             part_bytes: ByteSize::mib(8),
-            check_every: Period::secs(3600),
             grace: Period::secs(3600),
         }
     }

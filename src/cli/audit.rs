@@ -4,16 +4,12 @@ use std::{ops::Range, process::ExitCode};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use serde::Serialize;
 
 use super::{
     FOUND_WRONG, Output, PipelineFile, offline,
     output::{count, facts, table},
 };
-use crate::{
-    config::Pipeline,
-    pipeline::audit::{Law, judge},
-};
+use crate::{config::Pipeline, pipeline::audit::Audited};
 
 /// Prove that nothing went missing: count every row of the store, and hold the
 /// counters, the log and the catalog to it.
@@ -34,20 +30,6 @@ pub struct Audit {
     pipeline: PipelineFile,
     #[command(flatten)]
     output: Output,
-}
-
-#[derive(Debug, Serialize)]
-struct Audited {
-    pipeline: String,
-    stream: String,
-    start_offset: u64,
-    next_offset: u64,
-    /// The offsets that the log has; none where the log is not here.
-    log: Option<Range<u64>>,
-    /// Offsets that are durable and not derived yet.
-    in_flight: Option<u64>,
-    laws: Vec<Law>,
-    wrong: usize,
 }
 
 impl Audit {
@@ -74,18 +56,7 @@ async fn audit(pipeline: &Pipeline) -> Result<Audited> {
         }
         false => None,
     };
-    let laws = judge(&counted, log.as_ref());
-    let next_offset = counted.checkpoint.next_offset;
-    Ok(Audited {
-        pipeline: pipeline.name.clone(),
-        stream: pipeline.stream.clone(),
-        start_offset: counted.checkpoint.start_offset,
-        next_offset,
-        in_flight: log.as_ref().map(|log| log.end.saturating_sub(next_offset)),
-        log,
-        wrong: laws.iter().filter(|law| !law.ok).count(),
-        laws,
-    })
+    Ok(Audited::new((&pipeline.name, &pipeline.stream), &counted, log))
 }
 
 fn text(audited: &Audited) -> String {

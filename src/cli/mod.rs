@@ -16,6 +16,7 @@ mod dictionaries;
 mod doctor;
 mod embed_server;
 mod erase;
+mod jobs;
 mod keys;
 mod meter;
 mod models;
@@ -68,6 +69,7 @@ enum Command {
     Artifacts(artifacts::Artifacts),
     Pack(pack::Pack),
     Audit(audit::Audit),
+    Jobs(jobs::Jobs),
     Backup(backup::Backup),
     Restore(restore::Restore),
     Dictionaries(dictionaries::Dictionaries),
@@ -124,6 +126,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Artifacts(command) => command.run(),
         Command::Pack(command) => command.run(),
         Command::Audit(command) => command.run(),
+        Command::Jobs(command) => command.run(),
         Command::Backup(command) => command.run(),
         Command::Restore(command) => command.run(),
         Command::Dictionaries(command) => command.run(),

@@ -24,7 +24,7 @@ use crate::{
 /// Take away what is older than `[retention]` says, but for what is pinned.
 ///
 /// Records leave the index; segments and packs go whole, with file and object.
-/// A running daemon does this by itself, every `retention.every`.
+/// A running daemon does this by itself, every hour or as a `[[schedule]]` says.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thalweg retention --dry-run

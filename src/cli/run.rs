@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{load, service};
+use super::{backup::PostgresPrograms, load, service};
 use crate::{
     daemon::{self, Addresses, Ended, Options},
     metrics,
@@ -35,6 +35,8 @@ pub struct Run {
     /// Take the stream from another data directory, which is gone for good
     #[arg(long)]
     take_over: bool,
+    #[command(flatten)]
+    postgres: PostgresPrograms,
     /// What to log: a level, or `target=level` pairs
     #[arg(long, value_name = "FILTER", env = "THALWEG_LOG", default_value = "info")]
     log: String,
@@ -45,7 +47,7 @@ impl Run {
         let pipeline = load(&self.pipeline)?;
         service::start_logging(&self.log)?;
         let metrics = metrics::install()?;
-        let options = Options { once: self.once, take_over: self.take_over };
+        let options = Options { once: self.once, take_over: self.take_over, pg_bin: self.postgres.pg_bin };
         let ended = super::block_on(async move {
             let stop = CancellationToken::new();
             let _watching = service::stop_at_signals(stop.clone());

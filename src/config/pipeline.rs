@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{artifact, embed, identity, log, rate_limit, record, redis, segment, store, transform};
+use crate::{artifact, embed, identity, jobs, log, rate_limit, record, redis, segment, store, transform};
 
 use super::{
     retention::Retention,
@@ -81,6 +81,12 @@ pub(super) struct Written {
     /// Requests a minute.
     #[serde(default)]
     limits: rate_limit::Settings,
+    /// Long work beside the streams.
+    #[serde(default)]
+    jobs: jobs::Settings,
+    /// Jobs that come again.
+    #[serde(default)]
+    schedule: Vec<jobs::Written>,
     /// How the lists of a query become one.
     #[serde(default)]
     search: Search,
@@ -138,6 +144,10 @@ pub struct Pipeline {
     pub retention: Retention,
     /// Requests a minute.
     pub limits: rate_limit::Settings,
+    /// Long work beside the streams.
+    pub jobs: jobs::Settings,
+    /// Jobs that come again, as they are written; names unique.
+    pub schedules: Vec<jobs::Written>,
     /// How the lists of a query become one.
     pub search: Search,
     /// The HTTP server.
@@ -169,6 +179,8 @@ impl From<Written> for Pipeline {
             redis: written.redis,
             retention: written.retention,
             limits: written.limits,
+            jobs: written.jobs,
+            schedules: written.schedule,
             search: written.search,
             http: written.http,
             auth: written.auth,
@@ -213,6 +225,11 @@ impl Pipeline {
             });
         }
         sha256_hex(&json!({"defaults": self.defaults, "derive": self.derive, "embed": keys}))
+    }
+
+    /// The schedules in force.
+    pub fn schedules(&self) -> Vec<jobs::Schedule> {
+        jobs::settings::schedules(&self.schedules, self.retention.is_set())
     }
 
     /// SHA-256, in hex, of all settings, defaults filled in, as JSON with

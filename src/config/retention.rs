@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{setting::SettingError, units::Period};
 
 /// `[retention]`: how long things are kept. What is left out is kept for ever.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
     /// Records in the index, by their own time.
@@ -18,8 +18,6 @@ pub struct Retention {
     pub packs: Option<Period>,
     /// Dead letters, by the time they failed.
     pub dead_letters: Option<Period>,
-    /// How often the daemon looks; 0 for only by `thalweg retention`.
-    pub every: Period,
     /// What is kept whatever its age.
     pub pins: Pins,
 }
@@ -36,19 +34,6 @@ pub struct Pins {
     /// Segments and packs with these digests, which may be cut short to 12
     /// digits or more.
     pub artifacts: Vec<String>,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self {
-            records: None,
-            segments: None,
-            packs: None,
-            dead_letters: None,
-            every: Period::secs(3_600),
-            pins: Pins::default(),
-        }
-    }
 }
 
 /// Digits of a digest that tell an artifact from all others.

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     embed::{Provider, remote::SPECIAL_TOKENS},
+    jobs,
     setting::SettingError,
 };
 
@@ -23,6 +24,7 @@ pub(super) fn validate(pipeline: &Pipeline) -> Vec<SettingError> {
     found.extend(sources(pipeline));
     found.extend(listeners(pipeline));
     found.extend(chunks_fit(pipeline));
+    found.extend(jobs::settings::refused(&pipeline.schedules));
     found
 }
 
@@ -56,6 +58,7 @@ fn sections(pipeline: &Pipeline) -> Vec<SettingError> {
         ("redis", pipeline.redis.as_ref().map_or(Ok(()), |redis| redis.validate())),
         ("retention", pipeline.retention.validate()),
         ("limits", pipeline.limits.validate()),
+        ("jobs", pipeline.jobs.validate()),
         ("search", pipeline.search.validate()),
         ("http", pipeline.http.validate()),
         ("auth", pipeline.auth.as_ref().map_or(Ok(()), |auth| auth.validate())),

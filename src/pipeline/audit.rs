@@ -34,6 +34,46 @@ const SEGMENTS: &str = "`thalweg segments repair` rebuilds the catalog from file
 const LOG: &str =
     "the log lost its end; the daemon reports it at its next start, `thalweg segments repair` settles it";
 
+/// What an audit found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Audited {
+    /// The pipeline.
+    pub pipeline: String,
+    /// Its stream.
+    pub stream: String,
+    /// Where the pipeline began to read.
+    pub start_offset: u64,
+    /// The next offset it will read.
+    pub next_offset: u64,
+    /// The offsets that the log has; none where the log is not here.
+    pub log: Option<Range<u64>>,
+    /// Offsets that are durable and not derived yet.
+    pub in_flight: Option<u64>,
+    /// Everything that has to hold.
+    pub laws: Vec<Law>,
+    /// How many of them do not.
+    pub wrong: usize,
+}
+
+impl Audited {
+    /// Of what was counted for `pipeline` and `stream`; `log` as [`judge`]
+    /// takes it, looked at after the store was counted.
+    pub fn new((pipeline, stream): (&str, &str), counted: &Counted, log: Option<Range<u64>>) -> Self {
+        let laws = judge(counted, log.as_ref());
+        let next_offset = counted.checkpoint.next_offset;
+        Self {
+            pipeline: pipeline.to_owned(),
+            stream: stream.to_owned(),
+            start_offset: counted.checkpoint.start_offset,
+            next_offset,
+            in_flight: log.as_ref().map(|log| log.end.saturating_sub(next_offset)),
+            log,
+            wrong: laws.iter().filter(|law| !law.ok).count(),
+            laws,
+        }
+    }
+}
+
 /// Judges what was counted; `log` are the offsets that the log has, where it
 /// is at hand.
 pub fn judge(counted: &Counted, log: Option<&Range<u64>>) -> Vec<Law> {

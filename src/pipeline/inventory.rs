@@ -1,8 +1,6 @@
-//! Inventory: objects and registry are compared regularly.
+//! Inventory: objects and registry are compared, and what is found is shown.
 
 use std::{sync::Arc, time::Duration};
-
-use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
 use crate::{
@@ -11,12 +9,10 @@ use crate::{
     metrics,
 };
 
-/// Compares the objects of one registry with its rows, again and again.
+/// Compares the objects of one registry with its rows.
 pub struct Inventory {
     /// Objects and rows.
     pub artifacts: Artifacts,
-    /// Time from one comparison to the next.
-    pub every: Duration,
     /// An object without a row is an orphan once it is older.
     pub grace: Duration,
     /// Where what is wrong is shown.
@@ -26,25 +22,15 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Compares until told to stop. Mends nothing but uploads that were given
-    /// up; what is found is shown, and said when it changes.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), ArtifactError> {
-        let mut said = counts(&CheckReport::default());
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(self.every) => {}
-            }
-            let found = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                found = self.compare() => found,
-            };
-            match found {
-                Ok(report) => self.show(&report, &mut said),
-                // Whoever archives says so too, and tries again.
-                Err(error) => tracing::warn!(%error, "objects could not be compared with the registry"),
-            }
-        }
+    /// Compares. Mends nothing but uploads that were given up; what is found
+    /// is shown, and said.
+    ///
+    /// # Errors
+    /// If the object store or the registry cannot be asked.
+    pub async fn take(&self) -> Result<CheckReport, ArtifactError> {
+        let report = self.compare().await?;
+        self.show(&report);
+        Ok(report)
     }
 
     async fn compare(&self) -> Result<CheckReport, ArtifactError> {
@@ -59,9 +45,8 @@ impl Inventory {
         Ok(report)
     }
 
-    fn show(&self, report: &CheckReport, said: &mut Found) {
-        let found = counts(report);
-        let [(_, missing), (_, resized), (_, orphans), (_, segments)] = found;
+    fn show(&self, report: &CheckReport) {
+        let [(_, missing), (_, resized), (_, orphans), (_, segments)] = counts(report);
         if report.is_whole() {
             self.progress.well("artifacts");
         } else {
@@ -71,11 +56,10 @@ impl Inventory {
             );
             self.progress.trouble("artifacts", what);
         }
-        if *said != found && !report.is_fine() {
+        if !report.is_fine() {
             let see = "objects and registry differ; see `thalweg artifacts check`";
             tracing::warn!(missing, resized, orphans, segments, "{see}");
         }
-        *said = found;
     }
 }
 

@@ -24,6 +24,7 @@ pub mod estimate;
 pub mod frames;
 mod ingest;
 pub mod inventory;
+pub mod meter;
 mod offsets;
 pub mod ownership;
 pub mod pack;

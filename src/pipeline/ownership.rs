@@ -38,8 +38,11 @@ pub async fn claim(data_dir: &Path, store: &Store, stream: &str, take_over: bool
     Ok(())
 }
 
-/// The directory's identity, drawn at the first call.
-fn identity(data_dir: &Path) -> Result<String> {
+/// The identity of the data directory `data_dir`, drawn at the first call.
+///
+/// # Errors
+/// If it cannot be read or written.
+pub fn identity(data_dir: &Path) -> Result<String> {
     let path = data_dir.join(FILE);
     match fs::read_to_string(&path) {
         Ok(text) if text.trim().len() == 32 => return Ok(text.trim().to_owned()),

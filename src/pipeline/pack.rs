@@ -16,7 +16,6 @@ mod without;
 
 use std::{
     collections::HashSet,
-    fs::File,
     io::{self, Write},
     ops::Range,
     path::PathBuf,
@@ -31,7 +30,10 @@ use self::{
     pending::{Pending, Slot},
     pick::Picked,
 };
-use super::frames::{FrameRun, Frames, FramesError};
+use super::{
+    frames::{FrameRun, Frames, FramesError},
+    meter::Meter,
+};
 use crate::{
     artifact::{ArtifactError, Artifacts, Description, hex},
     config::Pipeline,
@@ -210,12 +212,7 @@ impl Packer {
     ///
     /// # Errors
     /// See [`PackError`]. What was written is used by the next call.
-    pub async fn pack(
-        &self,
-        period: Period,
-        now_ms: i64,
-        told: impl FnMut(u64, u64),
-    ) -> Result<Outcome, PackError> {
+    pub async fn pack(&self, period: Period, now_ms: i64, told: impl Meter) -> Result<Outcome, PackError> {
         let slot = Slot::take(&self.folder)
             .map_err(|source| self.unwritten(source))?
             .ok_or_else(|| PackError::Busy { folder: self.folder.clone() })?;
@@ -223,7 +220,7 @@ impl Packer {
         if let Some(left) = &left {
             self.keep(&slot, left, now_ms).await?;
         }
-        let file = File::create(slot.path()).map_err(|source| self.unwritten(source))?;
+        let file = slot.create().map_err(|source| self.unwritten(source))?;
         let (offsets, pack) = self.write(period, file, told).await?;
         match &pack {
             Some(pack) => {
@@ -241,7 +238,7 @@ impl Packer {
     ///
     /// # Errors
     /// See [`PackError`].
-    pub async fn plan(&self, period: Period, told: impl FnMut(u64, u64)) -> Result<Outcome, PackError> {
+    pub async fn plan(&self, period: Period, told: impl Meter) -> Result<Outcome, PackError> {
         let (offsets, pack) = self.write(period, io::sink(), told).await?;
         Ok(Outcome { offsets, pack, finished: None })
     }
@@ -262,7 +259,7 @@ impl Packer {
         &self,
         period: Period,
         to: W,
-        mut told: impl FnMut(u64, u64),
+        mut told: impl Meter,
     ) -> Result<(Range<u64>, Option<Pack>), PackError> {
         let registered = self.artifacts.list().await?;
         let offsets = self.bounds(period, &registered).await?;
@@ -278,7 +275,7 @@ impl Packer {
             let left_out = self.left_out(&run).await?;
             let taken = self.cpu.run(move || picked.take(run, &left_out).map(|()| picked)).await;
             picked = taken.map_err(|source| self.unwritten(source))?;
-            told(read, total);
+            told.at(read, total).await;
         }
         let stream = self.log.stream().to_owned();
         if picked.lost() > 0 && has_moved(&self.log) {

@@ -7,7 +7,9 @@ use std::{
     ops::Range,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+pub use crate::jobs::work::ReplayMode as Mode;
 
 use super::{
     Offsets,
@@ -51,19 +53,6 @@ impl Selection {
     }
 }
 
-/// What to do with what is derived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Compare it with what is stored; write nothing. Texts are compared;
-    /// that each has a vector is checked.
-    Verify,
-    /// As `Verify`, and every vector is computed anew and compared.
-    Recompute,
-    /// Store what is missing.
-    Restore,
-}
-
 /// Why a replay stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
@@ -92,7 +81,7 @@ pub struct Plan {
 }
 
 /// How a derived record differs from what is stored.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mismatch {
     /// Offset of the record.
     pub offset: u64,
@@ -101,7 +90,7 @@ pub struct Mismatch {
 }
 
 /// What a replay found or did.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Frames read.
     pub frames: u64,
@@ -141,6 +130,27 @@ impl Report {
     /// Whether everything derived agrees with what is stored.
     pub fn agrees(&self) -> bool {
         self.mismatched == 0 && self.lost == 0
+    }
+
+    /// Adds what was found in offsets that come after these.
+    pub fn add(&mut self, next: Self) {
+        self.frames += next.frames;
+        self.lost += next.lost;
+        self.records_agree += next.records_agree;
+        self.outcomes_agree += next.outcomes_agree;
+        self.waiting += next.waiting;
+        self.vectors_present += next.vectors_present;
+        self.vectors += next.vectors;
+        self.vectors_identical += next.vectors_identical;
+        self.smallest_cosine = match (self.smallest_cosine, next.smallest_cosine) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        self.mismatches.extend(next.mismatches);
+        self.mismatches.truncate(MISMATCHES_KEPT);
+        self.mismatched += next.mismatched;
+        self.records_restored += next.records_restored;
+        self.vectors_restored += next.vectors_restored;
     }
 
     fn mismatch(&mut self, offset: u64, what: impl Into<String>) {

@@ -8,10 +8,9 @@
 //! stays as long as anything in it is pinned or not derived yet, and the
 //! newest pack stays, because the next one goes on from it.
 
-use std::{collections::BTreeMap, io, ops::Range, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, io, ops::Range, path::PathBuf};
 
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
 use super::{archive::Archive, pack, progress::Progress};
 use crate::{
@@ -104,43 +103,24 @@ impl Keeper {
         }
     }
 
-    /// Takes away what is due, now and then, until told to stop. A failure is
-    /// shown and tried again the next time.
-    pub async fn run(
-        self,
-        archive: Archive,
-        progress: Arc<Progress>,
-        stop: CancellationToken,
-    ) -> anyhow::Result<()> {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                done = self.apply_and_tell(&archive, &progress) => match done {
-                    Ok(due) => {
-                        progress.well("retention");
-                        if !due.is_nothing() {
-                            let (segments, packs) = (due.segments.len(), due.packs.len());
-                            tracing::info!(stream = self.stream, due.records, due.dead_letters, segments, packs,
-                                "taken away by age");
-                        }
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, stream = self.stream, "retention failed; it is tried again");
-                        progress.trouble("retention", error.to_string());
-                    }
-                },
-            }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(self.settings.every.0) => {}
-            }
-        }
-    }
-
-    async fn apply_and_tell(&self, archive: &Archive, progress: &Progress) -> Result<Due, RetentionError> {
+    /// As [`Self::apply`], beside a daemon that shows its counters in
+    /// `progress`.
+    ///
+    /// # Errors
+    /// See [`RetentionError`].
+    pub async fn apply_and_tell(
+        &self,
+        archive: &Archive,
+        progress: &Progress,
+    ) -> Result<Due, RetentionError> {
         let done = self.apply(archive).await?;
         if done.records > 0 {
             progress.ask(&self.store, &self.pipeline, &self.stream).await?;
+        }
+        if !done.is_nothing() {
+            let (segments, packs) = (done.segments.len(), done.packs.len());
+            let (records, dead_letters) = (done.records, done.dead_letters);
+            tracing::info!(stream = self.stream, records, dead_letters, segments, packs, "taken away by age");
         }
         Ok(done)
     }

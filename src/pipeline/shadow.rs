@@ -8,10 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Serialize;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     backfill::{graceful, pace, pause},
+    meter::Meter,
     progress::Progress,
     serving::Served,
 };
@@ -23,10 +26,14 @@ use crate::{
 
 /// Chunks of one transaction.
 const PAGE_CHUNKS: u32 = 256;
+/// Failures in a row after which a space is not filled for now.
+const PATIENCE: u32 = 5;
 /// How often it is looked for new chunks.
 const LOOKING: Duration = Duration::from_secs(1);
 
-/// Fills one space while it is not live.
+/// Fills one space while it is not live. Clones take turns, so that nothing is
+/// embedded twice.
+#[derive(Clone)]
 pub struct Shadow {
     /// The space.
     pub served: Served,
@@ -36,6 +43,32 @@ pub struct Shadow {
     pub rate: u32,
     /// Where it is shown if something is wrong.
     pub progress: Arc<Progress>,
+    /// Held for a page.
+    pub turn: Arc<Mutex<()>>,
+}
+
+/// Why a space could not be filled.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The embedder failed.
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
+}
+
+/// What came of filling a space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Filled {
+    /// The space's id.
+    pub space: String,
+    /// Chunks that were embedded, or refused; those that live work embedded
+    /// meanwhile are not among them.
+    pub chunks: u64,
+    /// Chunks that the live space has and this one lacks still: their texts
+    /// were refused.
+    pub lacking: u64,
 }
 
 /// The key after which the next page begins, and how large it is. A page of
@@ -52,6 +85,8 @@ struct Place {
 }
 
 impl Place {
+    const FIRST: Self = Self { after: 0, chunks: PAGE_CHUNKS, passed_over: false, counted_at: None };
+
     fn next(self, last: i64, done: usize, count: usize, failed: Option<&EmbedError>) -> Self {
         let whole = matches!(failed, Some(EmbedError::Quota { .. } | EmbedError::Configuration { .. }));
         match done {
@@ -67,7 +102,7 @@ impl Place {
 impl Shadow {
     /// Works until `stop`.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
-        let mut place = Place { after: 0, chunks: PAGE_CHUNKS, passed_over: false, counted_at: None };
+        let mut place = Place::FIRST;
         let (mut refused, mut attempts) = (BTreeSet::new(), 0);
         while !stop.is_cancelled() {
             let started = Instant::now();
@@ -104,6 +139,34 @@ impl Shadow {
         Ok(())
     }
 
+    /// Goes along all chunks once, until the space lacks nothing but what is
+    /// refused; nothing, if it is live or retired.
+    ///
+    /// # Errors
+    /// See [`FillError`]. What was had is kept.
+    pub async fn fill(&self, mut told: impl Meter) -> Result<Filled, FillError> {
+        let (mut place, mut refused) = (Place::FIRST, BTreeSet::new());
+        let (mut done, mut attempts) = (0, 0);
+        let total = self.store.missing_in(self.served.space_key).await?.chunks;
+        loop {
+            let at = (place.after, place.passed_over);
+            match self.page(&mut place, &mut refused).await? {
+                (_, Some(error)) if attempts >= PATIENCE => return Err(error.into()),
+                (_, Some(error)) => {
+                    attempts += 1;
+                    tokio::time::sleep(pause(&error, attempts)).await;
+                }
+                (0, None) if at == (place.after, place.passed_over) => break,
+                (chunks, None) => {
+                    (done, attempts) = (done + chunks as u64, 0);
+                    told.at(done, total.max(done)).await;
+                }
+            }
+        }
+        let lacking = self.store.behind_live(self.served.space_key).await?;
+        Ok(Filled { space: self.served.model.space().id(), chunks: done, lacking })
+    }
+
     /// Embeds the next chunks but those `refused` before. How many were looked
     /// at, and what went wrong.
     async fn page(
@@ -111,6 +174,7 @@ impl Shadow {
         place: &mut Place,
         refused: &mut BTreeSet<i64>,
     ) -> Result<(usize, Option<EmbedError>), StoreError> {
+        let _turn = self.turn.lock().await;
         let space_key = self.served.space_key;
         let state = self.store.space_state(space_key).await?;
         if matches!(state, SpaceState::Live | SpaceState::Retired) {

@@ -59,6 +59,13 @@ impl Slot {
         self.folder.join("pending.msgpack.zst")
     }
 
+    /// The pack's file, new: whoever was broken off may be writing to one of
+    /// this name still.
+    pub fn create(&self) -> io::Result<File> {
+        self.clear()?;
+        File::create_new(self.path())
+    }
+
     fn description(&self) -> PathBuf {
         self.folder.join("pending.json")
     }

@@ -24,6 +24,7 @@ mod forward;
 mod health;
 mod idempotent;
 mod identity;
+mod jobs;
 mod ledger;
 mod log;
 mod migration;

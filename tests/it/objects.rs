@@ -404,7 +404,10 @@ async fn a_server_that_is_away_delays_and_loses_nothing_and_is_said_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_check_finds_one_of_each_kind_and_removes_orphans_when_told() {
     let Some(s3) = s3() else { return };
-    let section = format!("{SMALL}{}grace = \"0s\"\ncheck_every = \"200ms\"\n", s3.section(&s3.endpoint));
+    let section = format!(
+        "{SMALL}{}grace = \"0s\"\n[[schedule]]\njob = \"orphan_check\"\ncron = \"* * * * * *\"\n",
+        s3.section(&s3.endpoint)
+    );
     let site = Site::new(&format!("{TCP}{section}"));
     let daemon = site.start();
     Producer::tcp(daemon.tcp()).await.put_all(&frames(2_400, 4_000, 5)).await;

@@ -117,8 +117,10 @@ async fn what_is_old_goes_with_files_and_objects_and_what_is_pinned_stays() {
 
 #[tokio::test]
 async fn a_daemon_takes_away_what_has_grown_old_beside_its_streams() {
-    let site =
-        Site::new(&format!("{TCP}[retention]\nrecords = \"30d\"\ndead_letters = \"1m\"\nevery = \"1s\"\n"));
+    let site = Site::new(&format!(
+        "{TCP}[retention]\nrecords = \"30d\"\ndead_letters = \"1m\"\n\
+         [[schedule]]\njob = \"retention\"\ncron = \"* * * * * *\"\n"
+    ));
     let daemon = site.start();
     let mut producer = Producer::tcp(daemon.tcp()).await;
     producer.put_all(&[aged(0, 20, 31, "t"), aged(20, 30, 0, "t")].concat()).await;

@@ -86,7 +86,7 @@ pub(super) struct Written {
     jobs: jobs::Settings,
     /// Jobs that come again.
     #[serde(default)]
-    schedule: Vec<jobs::Written>,
+    schedule: Vec<jobs::ScheduleSettings>,
     /// How the lists of a query become one.
     #[serde(default)]
     search: Search,
@@ -147,7 +147,7 @@ pub struct Pipeline {
     /// Long work beside the streams.
     pub jobs: jobs::Settings,
     /// Jobs that come again, as they are written; names unique.
-    pub schedules: Vec<jobs::Written>,
+    pub schedules: Vec<jobs::ScheduleSettings>,
     /// How the lists of a query become one.
     pub search: Search,
     /// The HTTP server.

@@ -21,7 +21,7 @@ pub use self::{
     job::{Job, Progress},
     policy::{Claimant, WorkerId},
     schedule::{Due, Schedule},
-    settings::{Settings, Written},
+    settings::{ScheduleSettings, Settings},
     work::{Kind, Work},
 };
 use crate::{

@@ -27,7 +27,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { at_once: 2, rate: 5_000, keep: Period::secs(30 * 24 * 3_600) }
+        Self { at_once: 4, rate: 5_000, keep: Period::secs(30 * 24 * 3_600) }
     }
 }
 
@@ -45,7 +45,7 @@ impl Settings {
 /// A `[[schedule]]`: a job that comes again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Written {
+pub struct ScheduleSettings {
     /// Which job. One that has a schedule of its own without being asked
     /// (`orphan_check`; `retention`, where an age is set) has this instead.
     pub job: Kind,
@@ -91,7 +91,7 @@ const fn yes() -> bool {
     true
 }
 
-impl Written {
+impl ScheduleSettings {
     /// The name, whether written or not.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(self.job.as_str())
@@ -135,7 +135,7 @@ impl Written {
 }
 
 /// Everything that cannot be meant; keys are paths from the top of the file.
-pub fn refused(written: &[Written]) -> Vec<SettingError> {
+pub fn refused(written: &[ScheduleSettings]) -> Vec<SettingError> {
     let mut names = BTreeSet::new();
     let mut found = Vec::new();
     for (i, one) in written.iter().enumerate() {
@@ -161,7 +161,7 @@ const BUILT_IN: [(Kind, &str, bool); 2] =
 /// The schedules in force: those that are written and enabled, and those that
 /// are built in for jobs that none is written for. `retains`: whether anything
 /// is ever too old.
-pub fn schedules(written: &[Written], retains: bool) -> Vec<Schedule> {
+pub fn schedules(written: &[ScheduleSettings], retains: bool) -> Vec<Schedule> {
     let own = written.iter().filter(|one| one.enabled).filter_map(|one| one.schedule().ok());
     let missing = BUILT_IN.into_iter().filter(|(kind, _, of_retention)| {
         (retains || !of_retention) && written.iter().all(|one| one.job != *kind)
@@ -178,11 +178,11 @@ pub fn schedules(written: &[Written], retains: bool) -> Vec<Schedule> {
 mod tests {
     use super::*;
 
-    fn written(text: &str) -> Written {
+    fn written(text: &str) -> ScheduleSettings {
         toml::from_str(text).unwrap()
     }
 
-    fn names(written: &[Written], retains: bool) -> Vec<String> {
+    fn names(written: &[ScheduleSettings], retains: bool) -> Vec<String> {
         let shown =
             |one: Schedule| format!("{} {}", one.name, if one.is_built_in { "built in" } else { "own" });
         schedules(written, retains).into_iter().map(shown).collect()
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(names(&[], true), ["orphan_check built in", "retention built in"]);
         let own = written("job = \"orphan_check\"\ncron = \"0 * * * *\"");
         assert_eq!(names(std::slice::from_ref(&own), true), ["orphan_check own", "retention built in"]);
-        assert_eq!(names(&[Written { enabled: false, ..own }], false), [""; 0]);
+        assert_eq!(names(&[ScheduleSettings { enabled: false, ..own }], false), [""; 0]);
     }
 
     #[test]
@@ -202,19 +202,20 @@ mod tests {
         let nightly = written("job = \"train_dictionary\"\ncron = \"0 3 * * *\"\nif_new_segments = 8");
         let Work::TrainDictionary(work) = nightly.schedule().unwrap().work else { panic!() };
         assert_eq!(work.if_new_segments, Some(8));
-        let wrong = Written { job: Kind::Pack, ..nightly };
+        let wrong = ScheduleSettings { job: Kind::Pack, ..nightly };
         assert_eq!(wrong.schedule().unwrap_err().key, "if_new_segments");
     }
 
     #[test]
     fn two_schedules_have_two_names() {
         let own = written("job = \"pack\"\ncron = \"0 */6 * * *\"");
-        let keys =
-            |written: &[Written]| -> Vec<String> { refused(written).into_iter().map(|e| e.key).collect() };
+        let keys = |written: &[ScheduleSettings]| -> Vec<String> {
+            refused(written).into_iter().map(|e| e.key).collect()
+        };
         assert_eq!(keys(&[own.clone(), own.clone()]), ["schedule[1].job"]);
-        let named = Written { name: Some("weekly".into()), ..own.clone() };
+        let named = ScheduleSettings { name: Some("weekly".into()), ..own.clone() };
         assert!(keys(&[own.clone(), named]).is_empty());
-        let bad = Written { cron: "x".into(), timezone: "Nowhere".into(), ..own };
+        let bad = ScheduleSettings { cron: "x".into(), timezone: "Nowhere".into(), ..own };
         assert_eq!(keys(&[bad]), ["schedule[0].cron"]);
     }
 }

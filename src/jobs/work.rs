@@ -257,10 +257,12 @@ impl Work {
     pub fn access(&self) -> Access {
         match self {
             Self::Replay(replay) if replay.mode == ReplayMode::Restore => Access::Rewrites,
-            Self::ReEmbed(_) => Access::Rewrites,
             Self::Retention(retention) if !retention.dry_run => Access::Rewrites,
             Self::Maintain(maintain) if maintain.vacuum => Access::Rewrites,
             Self::Replay(_) | Self::Pack(_) | Self::TrainDictionary(_) | Self::Backup(_) => Access::Reads,
+            // A space that is filled is not searched, and chunks that go
+            // meanwhile are passed over.
+            Self::ReEmbed(_) => Access::Beside,
             Self::Retention(_) | Self::Audit(_) | Self::OrphanCheck(_) | Self::Maintain(_) => Access::Beside,
         }
     }

@@ -29,13 +29,13 @@ pub(super) struct Told {
     before: u64,
     begun: Instant,
     rate: u32,
-    log: LogReader,
-    stream: Arc<Progress>,
+    stream: Option<(LogReader, Arc<Progress>)>,
 }
 
 impl Told {
-    /// Of the job `row`, at `rate` units a second, beside the stream of `log`.
-    pub fn new(row: &JobRow, rate: u32, log: &LogReader, stream: &Arc<Progress>) -> Self {
+    /// Of the job `row`, at `rate` units a second. `stream`: the log that is
+    /// derived beside it, and how far.
+    pub fn new(row: &JobRow, rate: u32, stream: Option<(LogReader, Arc<Progress>)>) -> Self {
         let progress = JobProgress {
             done: row.done,
             total: row.total.map(i64::cast_unsigned),
@@ -47,8 +47,7 @@ impl Told {
             before: row.done,
             begun: Instant::now(),
             rate,
-            log: log.clone(),
-            stream: stream.clone(),
+            stream,
         }
     }
 
@@ -89,7 +88,10 @@ impl Told {
             tokio::time::sleep_until(self.begun + due).await;
         }
         let until = Instant::now() + LONGEST_WAIT;
-        let is_behind = || self.log.end_offset().saturating_sub(self.stream.next_offset()) > BEHIND;
+        let behind = |(log, stream): &(LogReader, Arc<Progress>)| {
+            log.end_offset().saturating_sub(stream.next_offset()) > BEHIND
+        };
+        let is_behind = || self.stream.as_ref().is_some_and(behind);
         while is_behind() && Instant::now() < until {
             tokio::time::sleep(LOOKING).await;
         }

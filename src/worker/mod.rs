@@ -87,7 +87,11 @@ impl Worker {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                Some(_) = under_way.join_next() => {}
+                Some(ended) = under_way.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a job broke off; it is taken up again when its lease is over");
+                    }
+                }
                 () = worker.jobs.changed() => {}
                 () = tokio::time::sleep(LOOKING) => {}
             }
@@ -127,7 +131,9 @@ impl Worker {
 
     async fn work_on(&self, row: JobRow, stop: CancellationToken) {
         let held = row.held();
-        let told = Told::new(&row, self.bench.pipeline.jobs.rate, &self.archive.log, &self.progress);
+        let pipeline = &self.bench.pipeline;
+        let stream = pipeline.derive.enabled.then(|| (self.archive.log.clone(), self.progress.clone()));
+        let told = Told::new(&row, pipeline.jobs.rate, stream);
         tracing::info!(attempt = row.attempts, "a job is begun");
         let _running = metrics::job_begun();
         let end = tokio::select! {
@@ -139,7 +145,7 @@ impl Worker {
             over = self.say(held, &told) => match over {
                 Over::Cancelled => JobEnd::Cancelled,
                 Over::Void => {
-                    tracing::error!("another daemon has taken the job; this one leaves it");
+                    tracing::error!("the job is not this daemon's any more: another has taken it, or it is gone");
                     return;
                 }
             },
@@ -200,7 +206,9 @@ impl Worker {
             match ended.await {
                 Ok(true) => return,
                 Ok(false) => {
-                    return tracing::error!("another daemon has taken the job; its end was not noted");
+                    return tracing::error!(
+                        "the end of a job was not noted: another daemon has taken it, or it is gone"
+                    );
                 }
                 Err(error) => tracing::warn!(%error, "the end of a job could not be noted"),
             }

@@ -2,7 +2,7 @@
 //!
 //! | kind | after a crash |
 //! |---|---|
-//! | `replay` | goes on where it last said how far it is; what came after that is derived again |
+//! | `replay` | goes on where it last said how far it is; what came after that is derived again, and counted once |
 //! | `re_embed` | goes on: chunks that have their vector are not asked for |
 //! | `pack` | from the beginning, unless the pack is whole: then it is put and registered |
 //! | `train_dictionary` | from the beginning |

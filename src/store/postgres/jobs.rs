@@ -192,7 +192,8 @@ impl PostgresStore {
             .query(
                 "UPDATE thalweg.jobs SET state = $1, result = $2, error = $3, attempts = CASE WHEN $5::bigint IS NOT NULL AND done > done_before
                      THEN 1 ELSE attempts + $4 END,
-                     not_before_ms = coalesce($5::bigint, not_before_ms), ended_ms = $6, lease_ms = NULL
+                     not_before_ms = coalesce($5::bigint, not_before_ms), ended_ms = $6::bigint, lease_ms = NULL,
+                     place = CASE WHEN $6::bigint IS NULL THEN place END
                  WHERE job_id = $7 AND epoch = $8 AND state = 'running'",
             )
             .bind(end.state().as_str())

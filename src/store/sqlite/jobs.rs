@@ -156,7 +156,7 @@ impl SqliteStore {
             "UPDATE jobs SET state = ?1, result = ?2, error = ?3, attempts = CASE WHEN ?5 IS NOT NULL AND done > done_before
                      THEN 1 ELSE attempts + ?4 END,
                  not_before_ms = coalesce(?5, not_before_ms), ended_ms = CASE WHEN ?6 THEN ?7 END,
-                 lease_ms = NULL
+                 lease_ms = NULL, place = CASE WHEN NOT ?6 THEN place END
              WHERE job_id = ?8 AND epoch = ?9 AND state = 'running'",
         )
         .bind(end.state().as_str())

@@ -67,6 +67,7 @@ async fn a_worker_whose_job_was_claimed_again_has_nothing_to_say(on: Database) {
         (row.state, row.ended_ms, row.result.as_deref()),
         (JobState::Done, Some(220), Some("{\"n\":2}"))
     );
+    assert_eq!(row.place, None, "nobody goes on with it");
     assert!(!store.end_job(again.held(), &JobEnd::Cancelled, 230).await.unwrap(), "an end is an end");
 }
 

@@ -109,6 +109,7 @@ pub async fn run(
 }
 
 struct Daemon {
+    jobs: Jobs,
     bench: Workbench,
     log: Log,
     progress: Arc<Progress>,
@@ -179,8 +180,14 @@ impl Daemon {
                 .collect(),
         };
         let (access, upkeep) = access::open(pipeline.auth.as_ref(), &bench.store, clock.clone())?;
+        if !access.authenticator.is_on() {
+            tracing::info!("nobody is asked who they are, so only this machine can connect ([auth] is off)");
+        }
+        let names = (pipeline.name.as_str(), pipeline.stream.as_str());
+        let jobs = Jobs::new(bench.store.clone(), names, pipeline.schedules(), clock.clone());
         let mut daemon = Self {
             addresses,
+            jobs,
             sources: Supervisor::new(closing.clone()),
             finite: 0,
             server: Supervisor::new(CancellationToken::new()),
@@ -323,9 +330,8 @@ impl Daemon {
         shadows: Vec<Shadow>,
     ) -> Result<()> {
         let (pipeline, store) = (&self.bench.pipeline, &self.bench.store);
-        let names = (pipeline.name.as_str(), pipeline.stream.as_str());
         let clock = archive.clock.clone();
-        let jobs = Jobs::new(store.clone(), names, pipeline.schedules(), clock.clone());
+        let jobs = self.jobs.clone();
         let home = ownership::identity(&pipeline.data_dir)?;
         let start = format!("{:016x}", rand::random::<u64>());
         let scheduling = keep_schedules(
@@ -372,7 +378,10 @@ impl Daemon {
         let api = Api::new(Parts {
             pipeline: pipeline.name.clone(),
             batch_tag,
-            ingest: http.map(|source| (source.name().to_owned(), ingest.clone())),
+            intake: ingest.clone(),
+            http_source: http.map(|source| source.name().to_owned()),
+            jobs: self.jobs.clone(),
+            clock: clock::system(),
             bodies: Bodies::new(pipeline.http.body_bytes),
             idempotency: Idempotency::new(pipeline.http.idempotency_ttl.0, self.bench.redis.clone()),
             log: self.log.reader(),

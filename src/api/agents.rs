@@ -125,7 +125,7 @@ pub(super) async fn capabilities(
         version: env!("CARGO_PKG_VERSION"),
         pipeline: api.pipeline.clone(),
         stream: api.log.stream().to_owned(),
-        ingest: api.ingest.is_some(),
+        ingest: api.http_source.is_some(),
         space: api.searcher.serving.now().await?.model.space().to_string(),
         search_modes: ["union", "vector", "keyword"],
         max_body_bytes: MAX_BODY_BYTES as u64,

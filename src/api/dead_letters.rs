@@ -1,16 +1,25 @@
 //! `/api/v1/dead-letters`: what could not be taken, kept to be looked at.
 
+use std::collections::BTreeMap;
+
 use axum::{Json, extract::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Problem, Shared,
-    extract::{Named, Params},
+    extract::{Caller, Input, Named, Params},
     page::{Page, PageOf},
 };
-use crate::store::{DeadLetter, DeadLetterState};
+use crate::{
+    frame::Unit,
+    identity::Entry,
+    pipeline::{Answer, Origin},
+    source::{amend::Field, redrive::mended},
+    store::{DeadLetter, DeadLetterState},
+};
 
 /// Something that failed.
 #[derive(Debug, Serialize, ToSchema)]
@@ -107,4 +116,93 @@ pub(super) async fn show(State(api): Shared, Named(id): Named<i64>) -> Result<Js
     let letter = found.ok_or_else(|| Problem::no_such(format!("there is no dead letter {id}")))?;
     let payload = letter.letter.payload.as_ref().map(|payload| STANDARD.encode(payload));
     Ok(Json(Letter { payload, ..letter.into() }))
+}
+
+/// Which dead letters are sent again, and with what mended.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Redrive {
+    /// Their numbers.
+    #[schema(min_items = 1, max_items = 1000)]
+    ids: Vec<i64>,
+    /// Fields set in each record on the way.
+    #[serde(default)]
+    set: BTreeMap<String, String>,
+}
+
+/// What became of them.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Redriven {
+    /// One by one, in the order asked for.
+    outcomes: Vec<RedriveOutcome>,
+}
+
+/// What became of one.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RedriveOutcome {
+    /// Its number.
+    id: i64,
+    /// `redriven`; `refused` by the log; `kept`, because it would be refused
+    /// again.
+    outcome: &'static str,
+    /// Why it was not sent or not taken.
+    why: Option<String>,
+}
+
+/// Dead letters sent again at once.
+const MOST: usize = 1_000;
+
+/// Send dead letters again
+#[utoipa::path(
+    post,
+    path = "/api/v1/dead-letters/redrive",
+    request_body = Redrive,
+    responses((status = 200, body = Redriven))
+)]
+pub(super) async fn redrive(
+    State(api): Shared,
+    Caller(principal): Caller,
+    Input(asked): Input<Redrive>,
+) -> Result<Json<Redriven>, Problem> {
+    if !(1..=MOST).contains(&asked.ids.len()) {
+        let detail = format!("name 1 to {MOST} dead letters in `ids`, not {}", asked.ids.len());
+        return Err(Problem::bad_request("bad_request", detail));
+    }
+    let set: Vec<Field> = asked.set.iter().map(|(key, value)| Field::new(key, value)).collect();
+    let act = "dead_letters.redrive";
+    let entry = Entry::done(api.now_ms(), &principal, act, format!("{} letters", asked.ids.len()));
+    api.access.trail.record(entry).await?;
+    let mut outcomes = Vec::with_capacity(asked.ids.len());
+    for id in asked.ids {
+        let (outcome, why) = match api.searcher.store.dead_letter(id).await? {
+            None => ("kept", Some(format!("there is no dead letter {id}"))),
+            Some(letter) => match mended(&letter, &set) {
+                Err(why) => ("kept", Some(why)),
+                Ok(frame) => api.send_again(id, frame).await?,
+            },
+        };
+        outcomes.push(RedriveOutcome { id, outcome, why });
+    }
+    Ok(Json(Redriven { outcomes }))
+}
+
+impl super::Api {
+    async fn send_again(&self, id: i64, frame: Bytes) -> Result<(&'static str, Option<String>), Problem> {
+        let origin = Origin { source: "redrive".to_owned(), peer: None, tenant: None };
+        let run = Unit::Run { at: 0, count: 1, bytes: frame };
+        let mut refused = None;
+        for submitted in self.intake.submit(&origin, 0, run).await {
+            if let Answer::Refused(refusal) = self.intake.settle(submitted).await {
+                refused = Some(format!("{}: {}", refusal.code, refusal.message));
+            }
+        }
+        if refused.is_some() {
+            return Ok(("refused", refused));
+        }
+        let first = self.searcher.store.mark_redriven(id, self.now_ms()).await?;
+        Ok((
+            "redriven",
+            (!first).then(|| "it was sent again by somebody else at the same time too".to_owned()),
+        ))
+    }
 }

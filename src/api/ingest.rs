@@ -98,7 +98,7 @@ pub(super) async fn ingest(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let Some((source, ingest)) = &api.ingest else {
+    let (Some(source), ingest) = (&api.http_source, &api.intake) else {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
             "no_http_source",

@@ -10,6 +10,7 @@ mod embedding;
 mod extract;
 mod idempotency;
 mod ingest;
+mod jobs;
 mod models;
 mod openapi;
 mod page;
@@ -18,6 +19,7 @@ mod request_id;
 mod search;
 mod segments;
 mod status;
+mod trail;
 
 use std::{
     sync::Arc,
@@ -47,11 +49,13 @@ pub use status::{Segments, Status};
 use self::access::Gate;
 use crate::{
     access::Access,
+    clock::Clock,
     config::Http,
     dataflow::Cpu,
     embed,
     http_server::Server,
     identity::Right,
+    jobs::Jobs,
     log::LogReader,
     metrics,
     pipeline::{Ingest, damage::DamageRegister, progress::Progress, search::Searcher},
@@ -76,8 +80,14 @@ pub struct Parts {
     pub pipeline: String,
     /// Name of this ingestion batch.
     pub batch_tag: String,
-    /// The way in; `None` if the pipeline has no `http` source.
-    pub ingest: Option<(String, Ingest)>,
+    /// The way into the log.
+    pub intake: Ingest,
+    /// Name of the `http` source, if the pipeline has one.
+    pub http_source: Option<String>,
+    /// Long work.
+    pub jobs: Jobs,
+    /// What time it is.
+    pub clock: Clock,
     /// Room for the bodies of ingest requests.
     pub bodies: Bodies,
     /// What became of ingest requests that may come again.
@@ -155,6 +165,10 @@ impl Api {
             .with_state(self)
     }
 
+    fn now_ms(&self) -> i64 {
+        (self.clock)()
+    }
+
     /// Serves until `stop` is cancelled and the open requests are answered.
     pub async fn serve(self, server: Server, stop: CancellationToken) -> std::io::Result<()> {
         let idempotency = self.idempotency.clone();
@@ -194,8 +208,15 @@ fn routes_of(right: Right) -> OpenApiRouter<Api> {
             .routes(routes!(embedding::quota))
             .routes(routes!(embedding::providers))
             .routes(routes!(status::metrics)),
-        Right::Operate => routes.routes(routes!(dead_letters::list)).routes(routes!(dead_letters::show)),
-        Right::Administer => routes,
+        Right::Operate => routes
+            .routes(routes!(dead_letters::list))
+            .routes(routes!(dead_letters::show))
+            .routes(routes!(dead_letters::redrive))
+            .routes(routes!(jobs::list, jobs::ask))
+            .routes(routes!(jobs::show, jobs::cancel))
+            .routes(routes!(jobs::replay))
+            .routes(routes!(jobs::schedules)),
+        Right::Administer => routes.routes(routes!(trail::list)),
     }
 }
 

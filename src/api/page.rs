@@ -57,6 +57,11 @@ impl PageOf {
     }
 }
 
+/// The cursor of what comes after `key`.
+pub(super) fn cursor(key: &impl ToString) -> String {
+    URL_SAFE_NO_PAD.encode(key.to_string())
+}
+
 impl<T> Page<T> {
     /// Of up to one item more than `limit`, which says whether there are
     /// more; `key` is what the list is ordered by.
@@ -67,8 +72,7 @@ impl<T> Page<T> {
         let limit = limit as usize;
         let more = items.len() > limit;
         items.truncate(limit);
-        let next_cursor =
-            items.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(key(last).to_string()));
+        let next_cursor = items.last().filter(|_| more).map(|last| cursor(&key(last)));
         Self { items: items.into_iter().map(T::from).collect(), next_cursor }
     }
 }

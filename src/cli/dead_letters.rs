@@ -12,13 +12,13 @@ use serde_json::Value;
 use super::{
     Output, PipelineFile, offline,
     output::{facts, table, time},
-    send::{Field, secret},
+    send::secret,
 };
 use crate::{
     artifact::hex,
     record::RecordRef,
     secret::Secret,
-    source::client::Target,
+    source::{amend::Field, client::Target},
     store::{DeadLetter, DeadLetterState, Store},
 };
 

@@ -1,6 +1,5 @@
 //! `thalweg send`.
 
-mod amend;
 mod input;
 
 use std::{
@@ -15,8 +14,6 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-pub use self::amend::{Field, amend};
-
 use self::input::{Places, Selection};
 use super::{
     Output,
@@ -27,6 +24,7 @@ use crate::{
     log::MAX_NAME_BYTES,
     secret::Secret,
     source::{
+        amend::Field,
         client::{Client, Producer, Report, Settings, Tally, Target},
         file::Content,
         hello::{MAX_NUMBER, is_name},

@@ -8,6 +8,7 @@
     reason = "a test that meets the unexpected should fail where it stands"
 )]
 
+mod api;
 mod audit;
 mod backfill;
 mod backup;

@@ -14,6 +14,8 @@ const PYTHON: [&str; 2] = ["msgpack==1.2.4", "fluent-logger==0.11.1"];
 const OPENAI: [&str; 2] = ["openai==3.54.0", "langchain-openai==1.7.3"];
 /// From PyPI, for `tests/it/postgres.rs`.
 const PGVECTOR: [&str; 3] = ["psycopg[binary]==3.3.9", "pgvector==0.5.1", "numpy==2.4.6"];
+/// From PyPI, for `tests/it/api.rs`.
+const SCHEMATHESIS: [&str; 1] = ["schemathesis==4.32.5"];
 /// From npm.
 const NODE: [&str; 2] = ["@fluent-org/logger@1.0.10", "@msgpack/msgpack@2.8.0"];
 /// From npm, for `tests/it/identity.rs`.
@@ -63,6 +65,11 @@ pub fn python_of_openai() -> PathBuf {
 /// A Python with pgvector's client library.
 pub fn python_of_pgvector() -> PathBuf {
     python_with("test-venv-pgvector", &PGVECTOR)
+}
+
+/// The program that asks an HTTP interface what nobody would.
+pub fn schemathesis() -> PathBuf {
+    python_with("test-venv-schemathesis", &SCHEMATHESIS).with_file_name("schemathesis")
 }
 
 fn python_with(home: &str, packages: &[&str]) -> PathBuf {

@@ -10,10 +10,10 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::amend::{Field, amend};
 use crate::{
     frame::Unit,
     source::{
+        amend::{Field, amend},
         client::Frames,
         file::{Content, read_pieces},
         json::Parsed,

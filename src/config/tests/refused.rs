@@ -27,7 +27,12 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
 
 #[test]
 fn keys_of_another_type_of_source_are_unknown() {
-    refused(&file("path = \"a\""), (4, 1, 4), "source[0].path", "known here: `listen`, `name`, `type`");
+    refused(
+        &file("path = \"a\""),
+        (4, 1, 4),
+        "source[0].path",
+        "known here: `cleartext`, `listen`, `name`, `type`",
+    );
 }
 
 #[test]
@@ -168,9 +173,17 @@ fn sources_have_their_own_names_and_addresses() {
 
 #[test]
 fn only_this_machine_may_connect_while_there_is_no_authentication() {
-    let why = "authentication does not exist yet";
-    refused(&file("listen = \"0.0.0.0:7410\""), (4, 1, 6), "source[0].listen", why);
-    refused(&file("[http]\nlisten = \"[::]:7400\""), (5, 1, 6), "http.listen", why);
+    let (tcp, http) = ("listen = \"0.0.0.0:7410\"", "[http]\nlisten = \"[::]:7400\"");
+    refused(&file(tcp), (4, 1, 6), "source[0].listen", "needs [auth]");
+    refused(&file(http), (5, 1, 6), "http.listen", "needs [auth]");
+    // Then somebody has to say what becomes of the keys on the way.
+    let asked = |more: &str| file(&format!("{more}\n[auth]\nkeys = true"));
+    refused(&asked(tcp), (4, 1, 6), "source[0].listen", "in the clear");
+    refused(&asked(http), (5, 1, 6), "http.listen", "in the clear");
+    for decided in ["cleartext = true", "tls = { cert = \"c.pem\", key = \"k.pem\" }"] {
+        assert!(parse(&asked(&format!("{http}\n{decided}")), "x.toml", NONE).is_ok(), "{decided}");
+    }
+    assert!(parse(&asked(&format!("{tcp}\ncleartext = true")), "x.toml", NONE).is_ok());
     assert!(parse(&file("[http]\nlisten = \"[::1]:7400\""), "x.toml", NONE).is_ok());
 }
 

@@ -19,6 +19,11 @@ pub struct Field {
 }
 
 impl Field {
+    /// Sets `key` to `value`.
+    pub fn new(key: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { key: key.into(), value: value.into() }
+    }
+
     fn entry(&self) -> (&str, Scalar<'_>) {
         let value = match self.value.parse() {
             Ok(ms) if self.key == "ts" => Scalar::Int(ms),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tokio_util::codec::Decoder;
 
-use super::{Problem, Shared, WAIT_FOR_ROOM, bodies::Held, extract::Caller, idempotency};
+use super::{Problem, Shared, WAIT_FOR_ROOM, bodies::Held, extract::Caller, idempotency, problem};
 use crate::{
     dataflow::Cpu,
     frame::{FrameCodec, Unit},
@@ -88,7 +88,17 @@ impl Encoding {
     ),
     responses(
         (status = 200, body = Ingested),
-        (status = 422, description = "No record was taken; each has its error", body = Ingested),
+        (
+            status = 409,
+            description = "The request with this key was done, and its answer was too long to be kept",
+            body = problem::Body,
+            content_type = "application/problem+json",
+        ),
+        (
+            status = 422,
+            description = "No record was taken, and each has its error; or the key came with another request before",
+            content((Ingested = "application/json"), (problem::Body = "application/problem+json")),
+        ),
         (status = 507, description = "The log's disk is full", body = Ingested),
     )
 )]

@@ -24,8 +24,10 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// Only in this state.
+    #[param(inline)]
     state: Option<JobState>,
     /// Only of this kind.
+    #[param(inline)]
     kind: Option<Kind>,
     /// Items at most; 100 if left out.
     #[param(minimum = 1, maximum = 1000)]

@@ -134,13 +134,14 @@ impl Api {
         for right in RIGHTS {
             document.merge(openapi::complete(routes_of(right).into_openapi(), Some(right)));
         }
+        openapi::open_parts(&mut document);
         document
     }
 
     /// All routes.
     ///
-    /// From the outside in: a request gets an id and its errors one shape,
-    /// is counted, finds a place and a limit of time, and only then is asked
+    /// From the outside in: a request gets an id, its answer is compressed and
+    /// its errors have one shape; it is counted, finds a place and a limit of time, and only then is asked
     /// who sends it.
     pub fn router(self) -> Router {
         let guarded = RIGHTS.iter().fold(OpenApiRouter::new(), |routes, right| {
@@ -156,11 +157,11 @@ impl Api {
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-            .layer(CompressionLayer::new())
             .layer(CatchPanicLayer::new())
             .layer(middleware::from_fn_with_state(self.clone(), bounds::bounded))
             .layer(middleware::from_fn(measured))
             .layer(middleware::from_fn(problem::shaped))
+            .layer(CompressionLayer::new())
             .layer(middleware::from_fn(request_id::identified))
             .with_state(self)
     }

@@ -1,6 +1,8 @@
 //! The OpenAPI document, made from the handlers; `docs/openapi.json` is its
 //! committed copy.
 
+use std::collections::BTreeSet;
+
 use axum::{Json, extract::State};
 use utoipa::openapi::{
     Components, Info, License, OpenApi, Ref, RefOr, Response, ResponseBuilder, Responses,
@@ -8,7 +10,7 @@ use utoipa::openapi::{
     extensions::ExtensionsBuilder,
     header::HeaderBuilder,
     path::Operation,
-    schema::{Object, Type},
+    schema::{Object, Schema, Type},
     security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 
@@ -77,6 +79,30 @@ pub(super) fn complete(mut document: OpenApi, right: Option<Right>) -> OpenApi {
         }
     }
     document
+}
+
+/// Lets what is part of another schema have that one's keys beside its own:
+/// all of both would otherwise be fulfilled by nothing.
+pub(super) fn open_parts(document: &mut OpenApi) {
+    let Some(components) = &mut document.components else { return };
+    let mut parts = BTreeSet::new();
+    for schema in components.schemas.values() {
+        let RefOr::T(Schema::OneOf(choice)) = schema else { continue };
+        let all = choice.items.iter().filter_map(|item| match item {
+            RefOr::T(Schema::AllOf(all)) => Some(&all.items),
+            _ => None,
+        });
+        let references = all.flatten().filter_map(|item| match item {
+            RefOr::Ref(reference) => reference.ref_location.rsplit('/').next(),
+            RefOr::T(_) => None,
+        });
+        parts.extend(references.map(str::to_owned));
+    }
+    for name in parts {
+        if let Some(RefOr::T(Schema::Object(part))) = components.schemas.get_mut(&name) {
+            part.additional_properties = None;
+        }
+    }
 }
 
 /// Refers to the error `status`, unless the handler has its own words for it.

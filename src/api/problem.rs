@@ -191,12 +191,13 @@ impl From<SearchError> for Problem {
 
 impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
-        let code = match rejection.status() {
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_content_type",
-            StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
-            _ => "bad_request",
+        let (status, code) = match rejection.status() {
+            status @ StatusCode::UNSUPPORTED_MEDIA_TYPE => (status, "unsupported_content_type"),
+            status @ StatusCode::PAYLOAD_TOO_LARGE => (status, "body_too_large"),
+            // Whether it is no JSON or not the JSON that is wanted.
+            _ => (StatusCode::BAD_REQUEST, "bad_request"),
         };
-        Self::new(rejection.status(), code, rejection.body_text())
+        Self::new(status, code, rejection.body_text())
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::keyring::Keyring;
+use super::keyring::{KeyUse, Keyring};
 use crate::{
     clock::Clock,
     http_client::ClientError,
@@ -41,7 +41,7 @@ impl Authenticator {
     pub(super) fn new(
         settings: &Settings,
         store: Store,
-        used: mpsc::Sender<(String, i64)>,
+        used: mpsc::Sender<KeyUse>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
         let asking = Asking {

@@ -32,8 +32,11 @@ const USE_MS: i64 = 60_000;
 /// Uses that wait to be noted. Those beyond are noted a minute later.
 const USES_WAITING: usize = 1_024;
 
+/// A key's id, and when it was used, in milliseconds since the Unix epoch.
+pub(super) type KeyUse = (String, i64);
+
 /// Uses of keys, on their way to be noted.
-pub(super) fn uses() -> (mpsc::Sender<(String, i64)>, mpsc::Receiver<(String, i64)>) {
+pub(super) fn uses() -> (mpsc::Sender<KeyUse>, mpsc::Receiver<KeyUse>) {
     mpsc::channel(USES_WAITING)
 }
 
@@ -41,7 +44,7 @@ pub(super) struct Keyring {
     store: Store,
     known: Cache<String, Known>,
     lookups: Semaphore,
-    used: mpsc::Sender<(String, i64)>,
+    used: mpsc::Sender<KeyUse>,
 }
 
 #[derive(Clone)]
@@ -65,7 +68,7 @@ impl Known {
 }
 
 impl Keyring {
-    pub fn new(store: Store, used: mpsc::Sender<(String, i64)>) -> Self {
+    pub fn new(store: Store, used: mpsc::Sender<KeyUse>) -> Self {
         Self { store, known: Cache::new(REMEMBERED), lookups: Semaphore::new(LOOKUPS), used }
     }
 

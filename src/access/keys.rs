@@ -6,6 +6,9 @@ use crate::{
     store::{Store, StoreError},
 };
 
+/// Longest name and tenant of a key, in bytes.
+const MAX_NAME_BYTES: usize = 256;
+
 /// Bytes of randomness that a key is made of.
 pub type Randomness = [u8; 40];
 
@@ -47,7 +50,7 @@ impl KeyError {
     }
 }
 
-/// Makes a key; `of` says who does, and from where.
+/// Makes a key for `by`.
 pub async fn create(
     store: &Store,
     new: NewKey,
@@ -55,19 +58,31 @@ pub async fn create(
     random: &Randomness,
     now_ms: i64,
 ) -> Result<MintedKey, KeyError> {
-    let useless = |reason| Err(KeyError::Useless { reason });
-    if new.roles.is_empty() {
-        return useless("has no role, so it could do nothing; give it one");
-    }
-    if new.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms) {
-        return useless("would be over at once; let it expire later");
-    }
-    if new.tenant.as_deref() == Some("") {
-        return useless("has an empty tenant; leave the tenant out for a key that speaks for all");
-    }
+    check(&new, now_ms)?;
     let minted = new.mint(random, now_ms);
     store.add_key(&minted.key, None, &entry("keys.create", &minted.key, by, now_ms)).await?;
     Ok(minted)
+}
+
+fn check(new: &NewKey, now_ms: i64) -> Result<(), KeyError> {
+    let is_name = |name: &str| (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control);
+    let reasons = [
+        (!is_name(&new.name), "needs a name of 1 to 256 bytes without control characters"),
+        (new.roles.is_empty(), "has no role, so it could do nothing; give it one"),
+        (
+            new.tenant.as_deref().is_some_and(|tenant| tenant == "*" || !is_name(tenant)),
+            "needs a tenant of 1 to 256 bytes without control characters; leave it out for a key that speaks for \
+             all of them",
+        ),
+        (
+            new.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms),
+            "would be over at once; let it expire later",
+        ),
+    ];
+    match reasons.into_iter().find(|(wrong, _)| *wrong) {
+        Some((_, reason)) => Err(KeyError::Useless { reason }),
+        None => Ok(()),
+    }
 }
 
 /// Makes a key that may do what the key `id` may. That one is good for
@@ -93,6 +108,7 @@ pub async fn rotate(
         tier: old.tier,
         expires_ms: expires_ms.or(life_ms.map(|life_ms| now_ms.saturating_add(life_ms))),
     };
+    check(&new, now_ms)?;
     let mut minted = new.mint(random, now_ms);
     minted.key.replaces = Some(old.id);
     let until_ms = now_ms.saturating_add(overlap_ms);

@@ -80,13 +80,11 @@ impl Access {
         right: Right,
         visit: &Visit,
     ) -> Result<Principal, NotAdmitted> {
-        let principal = self.authenticator.authenticate(credential).await.map_err(|unknown| {
+        let principal = self.authenticator.authenticate(credential).await.inspect_err(|unknown| {
             self.note(Entry::unknown((self.clock)(), visit.act, unknown.code()), visit);
-            unknown
         })?;
-        principal.require(right).map_err(|denied| {
+        principal.require(right).inspect_err(|denied| {
             self.note(Entry::refused((self.clock)(), &principal, visit.act, denied.code()), visit);
-            denied
         })?;
         Ok(principal)
     }

@@ -1,14 +1,14 @@
 //! What is done beside the requests.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{Interval, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{authenticator::Authenticator, flood::Flood};
+use super::{authenticator::Authenticator, flood::Flood, keyring::KeyUse};
 use crate::{
     clock::Clock,
     identity::Entry,
@@ -26,7 +26,7 @@ pub struct Upkeep {
     store: Store,
     authenticator: Authenticator,
     refusals: mpsc::Receiver<Entry>,
-    uses: mpsc::Receiver<(String, i64)>,
+    uses: mpsc::Receiver<KeyUse>,
     clock: Clock,
     flood: Flood,
     rows: Vec<NewTrailRow>,
@@ -38,7 +38,7 @@ impl Upkeep {
         store: Store,
         authenticator: Authenticator,
         refusals: mpsc::Receiver<Entry>,
-        uses: mpsc::Receiver<(String, i64)>,
+        uses: mpsc::Receiver<KeyUse>,
         clock: Clock,
     ) -> Self {
         let (flood, rows, used) = (Flood::default(), Vec::new(), HashMap::new());
@@ -47,25 +47,12 @@ impl Upkeep {
 
     /// Runs until `stop`, and writes then what is left. What cannot be written
     /// stops nothing: it is logged, and tried again as long as there is room.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
-        let mut tick = interval(EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                _ = tick.tick() => {
-                    self.write(false).await;
-                    // A provider that hangs must not keep refusals unwritten.
-                    let refreshed = self.authenticator.clone();
-                    tokio::select! {
-                        () = refreshed.refresh() => {}
-                        () = stop.cancelled() => break,
-                    }
-                }
-                Some(entry) = self.refusals.recv() => self.rows.extend(self.flood.take(entry)),
-                Some((id, used_ms)) = self.uses.recv() => drop(self.used.insert(id, used_ms)),
-            }
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
+        // A provider that hangs keeps no refusal unwritten.
+        let refreshing = refresh(self.authenticator.clone());
+        tokio::select! {
+            () = self.gather(&stop) => {}
+            never = refreshing => match never {},
         }
         while let Ok(entry) = self.refusals.try_recv() {
             self.rows.extend(self.flood.take(entry));
@@ -75,6 +62,19 @@ impl Upkeep {
         }
         self.write(true).await;
         Ok(())
+    }
+
+    async fn gather(&mut self, stop: &CancellationToken) {
+        let mut tick = ticking();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = tick.tick() => self.write(false).await,
+                Some(entry) = self.refusals.recv() => self.rows.extend(self.flood.take(entry)),
+                Some((id, used_ms)) = self.uses.recv() => drop(self.used.insert(id, used_ms)),
+            }
+        }
     }
 
     async fn write(&mut self, end: bool) {
@@ -99,4 +99,19 @@ impl Upkeep {
             }
         }
     }
+}
+
+/// Keeps the provider's keys new.
+async fn refresh(authenticator: Authenticator) -> Infallible {
+    let mut tick = ticking();
+    loop {
+        tick.tick().await;
+        authenticator.refresh().await;
+    }
+}
+
+fn ticking() -> Interval {
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
 }

@@ -7,12 +7,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    FOUND_WRONG, Output, PipelineFile, offline,
+    FOUND_WRONG, Output, PipelineFile, keys, offline,
     output::{count, short, time},
 };
 use crate::{
     clock,
     config::Pipeline,
+    identity::Entry,
     log::{Log, OpenError},
     pipeline::{
         damage::DamageRegister,
@@ -127,6 +128,8 @@ impl Erase {
                 claim(&pipeline, &store).await?;
                 let streams = [pipeline.stream.clone()];
                 let id = store.ask_erasure(&subject, &streams, clock::system_ms()).await?;
+                let asked = Entry::done(clock::system_ms(), &keys::here(), "erase.ask", id.to_string());
+                store.append_trail(&[asked.into()]).await?;
                 self.carry_out(&pipeline, &store, Some(id)).await
             }
             (None, _) if self.list => {

@@ -50,10 +50,10 @@ enum What {
     /// Make a key and show it, this once
     Create {
         /// What it is for
-        #[arg(long, value_name = "NAME", value_parser = name)]
+        #[arg(long, value_name = "NAME")]
         name: String,
         /// The only tenant it speaks for; left out: all of them
-        #[arg(long, value_name = "TENANT", value_parser = tenant)]
+        #[arg(long, value_name = "TENANT")]
         tenant: Option<String>,
         /// What its bearer is there for; more than once for several
         #[arg(long = "role", value_name = "ROLE", required = true)]
@@ -98,9 +98,6 @@ enum What {
         before: Option<i64>,
     },
 }
-
-/// Longest name and tenant of a key, in bytes.
-const MAX_NAME_BYTES: usize = 256;
 
 /// A new key as programs see it.
 #[derive(Debug, Serialize)]
@@ -161,25 +158,13 @@ impl Keys {
 
 /// Whoever runs this command. The name is what the environment says, so it
 /// is told and not proven; whoever can open the store can do all this anyway.
-fn here() -> Principal {
+pub(super) fn here() -> Principal {
     let name = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     Principal::local(name.as_deref().filter(|name| !name.is_empty()).unwrap_or("unknown"))
 }
 
 fn millis(period: Period) -> i64 {
     i64::try_from(period.0.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn name(s: &str) -> Result<String, String> {
-    let fine = (1..=MAX_NAME_BYTES).contains(&s.len()) && !s.contains(char::is_control);
-    if fine { Ok(s.to_owned()) } else { Err("a name has 1 to 256 bytes and no control characters".into()) }
-}
-
-fn tenant(s: &str) -> Result<String, String> {
-    match s {
-        "*" => Err("leave --tenant out for a key that speaks for all tenants".into()),
-        s => name(s),
-    }
 }
 
 fn show(minted: MintedKey, output: Output) -> Result<()> {

@@ -5,6 +5,8 @@
 //! names none is given the tenant's name, because the log is all that is read
 //! afterwards. Nothing else is ever changed in a frame.
 
+use std::ops::Range;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::{
@@ -119,42 +121,50 @@ impl Iterator for Admission<'_> {
         }
         let from = self.rest.clone();
         let mut stretch = Stretch::default();
-        while let Ok(length) = { self.rest.as_ref() }.try_get_u32() {
-            let whole = (PREFIX_BYTES + length as usize).min(self.rest.len());
-            let payload = self.rest.slice(PREFIX_BYTES..whole);
-            let verdict = self.judge(&payload);
+        while let Some((range, payload)) = frame_at(&from, stretch.bytes) {
+            let verdict = self.judge(payload);
             if stretch.is_full(&verdict, payload.len()) {
                 break;
             }
-            self.rest.advance(whole);
             match verdict {
-                Verdict::AsItCame => stretch.add(&from, &payload, None),
-                Verdict::Amended(amended) => stretch.add(&from, &payload, Some(amended)),
+                Verdict::AsItCame => stretch.add(&from, payload, None),
+                Verdict::Amended(amended) => stretch.add(&from, payload, Some(amended)),
                 Verdict::Refused(reason) => {
-                    let bad = Piece::Bad { index: self.index, at: self.at, reason, payload };
-                    self.pass(whole);
-                    if stretch.count == 0 {
-                        return Some(bad);
-                    }
-                    self.bad = Some(bad);
+                    let (index, at) = (self.index + stretch.count, self.at + stretch.bytes);
+                    self.bad = Some(Piece::Bad { index, at, reason, payload: from.slice(range) });
                     break;
                 }
             }
-            self.pass(whole);
+        }
+        self.pass(stretch.bytes, stretch.count);
+        if let Some(Piece::Bad { payload, .. }) = &self.bad {
+            self.pass(PREFIX_BYTES + payload.len(), 1);
         }
         let Stretch { count, bytes, amended } = stretch;
+        if count == 0 {
+            return self.bad.take();
+        }
         let frames = amended.map_or_else(|| from.slice(..bytes), BytesMut::freeze);
-        (count > 0).then_some(Piece::Good { frames, count, bytes })
+        Some(Piece::Good { frames, count, bytes })
     }
 }
 
+/// Where the payload of the frame is that begins at byte `at`, and its bytes.
+fn frame_at(run: &Bytes, at: usize) -> Option<(Range<usize>, &[u8])> {
+    let (length, payload) = run.get(at..)?.split_first_chunk::<PREFIX_BYTES>()?;
+    let length = (u32::from_be_bytes(*length) as usize).min(payload.len());
+    let from = at + PREFIX_BYTES;
+    Some((from..from + length, payload.get(..length)?))
+}
+
 impl Admission<'_> {
-    fn pass(&mut self, bytes: usize) {
+    fn pass(&mut self, bytes: usize, frames: u32) {
+        self.rest.advance(bytes.min(self.rest.len()));
         self.at += bytes;
-        self.index += 1;
+        self.index += frames;
     }
 
-    fn judge(&self, payload: &Bytes) -> Verdict {
+    fn judge(&self, payload: &[u8]) -> Verdict {
         let record = match RecordRef::parse(payload) {
             Ok(record) => record,
             Err(fault) => return Verdict::Refused(fault.into()),
@@ -167,7 +177,7 @@ impl Admission<'_> {
         }
     }
 
-    fn name(&self, payload: &Bytes, tenant: &str) -> Verdict {
+    fn name(&self, payload: &[u8], tenant: &str) -> Verdict {
         let mut amended = BytesMut::with_capacity(payload.len() + tenant.len() + 16);
         // A record is always a map with strings for keys.
         if put_amended(&mut amended, payload, &[("tenant", Scalar::Str(tenant))]).is_none() {
@@ -195,7 +205,7 @@ impl Stretch {
 
     /// Adds a frame that came with `payload`; `from` begins with the stretch
     /// as it came.
-    fn add(&mut self, from: &Bytes, payload: &Bytes, amended: Option<BytesMut>) {
+    fn add(&mut self, from: &Bytes, payload: &[u8], amended: Option<BytesMut>) {
         if amended.is_some() && self.amended.is_none() {
             self.amended = Some(from.slice(..self.bytes).into());
         }

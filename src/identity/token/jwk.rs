@@ -61,7 +61,7 @@ impl KeySet {
     }
 
     /// The set as the `generation`-th.
-    pub fn as_generation(self, generation: u64) -> Self {
+    pub fn of_generation(self, generation: u64) -> Self {
         Self { generation, ..self }
     }
 

@@ -169,7 +169,7 @@ impl Provider {
                 let same = keys.has_same_keys(&held.keys);
                 if !same {
                     let generation = held.keys.generation + 1;
-                    held.keys = Arc::new(keys.as_generation(generation));
+                    held.keys = Arc::new(keys.of_generation(generation));
                 }
             }
             Err(error) => {
@@ -231,7 +231,7 @@ impl Provider {
     pub fn give(&self, json: &[u8], now_ms: i64) {
         let mut held = self.held.write().unwrap();
         let generation = held.keys.generation + 1;
-        held.keys = Arc::new(KeySet::parse(json).unwrap().as_generation(generation));
+        held.keys = Arc::new(KeySet::parse(json).unwrap().of_generation(generation));
         (held.fetched_ms, held.tried_ms) = (Some(now_ms), Some(now_ms));
     }
 }

@@ -120,10 +120,10 @@ async fn what_rewrites_waits_its_turn_and_a_cancelled_job_stops_within_a_step() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_in_the_middle_of_a_replay_and_a_pack_a_daemon_does_each_once() {
     let site = Site::new(&format!("{TCP}[jobs]\nrate = 600\n"));
-    let daemon = filled(&site, 2_500).await;
+    let daemon = filled(&site, 3_500).await;
     let ids = [queued(&site, &["replay"]), queued(&site, &["pack"])];
     for id in &ids {
-        until(&site, id, "it is under way", |job| job["progress"]["done"].as_u64() >= Some(1_024)).await;
+        until(&site, id, "it is under way", |job| job["progress"]["done"].as_u64() >= Some(2_048)).await;
     }
     daemon.kill();
     for id in &ids {
@@ -132,16 +132,21 @@ async fn killed_in_the_middle_of_a_replay_and_a_pack_a_daemon_does_each_once() {
     }
 
     let daemon = site.start();
+    let goes_on = |job: &Value| {
+        assert!(job["progress"]["done"].as_u64() >= Some(2_048), "it began anew: {job}");
+        job["state"] == "done"
+    };
+    until(&site, &ids[0], "it is done", goes_on).await;
     for id in &ids {
         until(&site, id, "it is done", |job| job["state"] == "done").await;
         let done = show(&site, id);
-        assert_eq!((&done["attempts"], &done["progress"]["done"]), (&json!(2), &json!(2_500)), "{done}");
+        assert_eq!((&done["attempts"], &done["progress"]["done"]), (&json!(2), &json!(3_500)), "{done}");
     }
     let [replayed, packed] = ids.map(|id| show(&site, &id)["result"].clone());
     let report = &replayed["report"];
-    assert_eq!((&report["frames"], &report["records_agree"]), (&json!(2_500), &json!(2_500)), "{replayed}");
+    assert_eq!((&report["frames"], &report["records_agree"]), (&json!(3_500), &json!(3_500)), "{replayed}");
     assert_eq!(replayed["agrees"], true);
-    assert_eq!(packed["pack"]["meta"]["documents"], 2_500, "{packed}");
+    assert_eq!(packed["pack"]["meta"]["documents"], 3_500, "{packed}");
     daemon.stop_drained();
     let artifacts =
         tokio::task::block_in_place(|| json_of(0, &["artifacts", "list", "-p", &pipeline(&site)]));

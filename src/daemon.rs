@@ -49,7 +49,7 @@ use crate::{
     store::Lease,
     tls::Tls,
     workbench::{Workbench, archive_of, batch_tag, open_log_of},
-    worker::{Worker, keep_schedules},
+    worker::{Failing, Worker, keep_schedules},
 };
 
 /// Time to the next attempt at an object store that does not answer.
@@ -124,6 +124,7 @@ struct Daemon {
     abandon: CancellationToken,
     closing: CancellationToken,
     damage: Arc<DamageRegister>,
+    jobs: Jobs,
 }
 
 impl Daemon {
@@ -197,6 +198,7 @@ impl Daemon {
             closing,
             log,
             damage,
+            jobs,
             bench,
         };
         if let Err(error) = described {
@@ -330,8 +332,7 @@ impl Daemon {
         shadows: Vec<Shadow>,
     ) -> Result<()> {
         let (pipeline, store) = (&self.bench.pipeline, &self.bench.store);
-        let clock = archive.clock.clone();
-        let jobs = self.jobs.clone();
+        let (jobs, clock) = (self.jobs.clone(), archive.clock.clone());
         let home = ownership::identity(&pipeline.data_dir)?;
         let start = format!("{:016x}", rand::random::<u64>());
         let scheduling = keep_schedules(
@@ -341,7 +342,7 @@ impl Daemon {
             clock.clone(),
             self.closing.clone(),
         );
-        self.workers.spawn("schedules", scheduling);
+        self.workers.spawn("scheduler", scheduling);
         let worker = Worker {
             bench: self.bench.clone(),
             jobs,
@@ -358,6 +359,7 @@ impl Daemon {
             pg_bin: options.pg_bin.clone(),
             cpu: Cpu::background()?,
             clock,
+            failing: Failing::default(),
         };
         self.workers.spawn("jobs", worker.run(self.closing.clone()));
         Ok(())

@@ -5,7 +5,7 @@
 //! Which embedder serves: [`serving`], and the space that may be next: [`shadow`]; whether it is still the same: [`canary`]; what it
 //! costs: [`spending`]. Whether objects and registry agree: [`inventory`]; counters and rows: [`audit`].
 //! Documents of a period as one artifact: [`pack`]. What is taken away again: [`erase`], [`retention`]. A
-//! copy of the store: [`backup`].
+//! copy of the store: [`backup`]. How far long work is: [`meter`].
 
 pub mod admit;
 pub mod archive;

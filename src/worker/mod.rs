@@ -13,7 +13,13 @@ mod meter;
 mod perform;
 mod scheduler;
 
-use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::FutureExt;
 use tokio::task::JoinSet;
@@ -64,7 +70,12 @@ pub struct Worker {
     pub cpu: Cpu,
     /// What time it is.
     pub clock: Clock,
+    /// Schedules whose last job failed, and why.
+    pub failing: Failing,
 }
+
+/// What is shown of schedules that fail, by their names.
+pub type Failing = Mutex<BTreeMap<String, String>>;
 
 /// Why a claim ends before its job does.
 enum Over {
@@ -153,10 +164,32 @@ impl Worker {
         };
         self.end(held, &told, &end).await;
         metrics::job_ended(&row.kind, end.state().as_str());
+        self.show(&row, &end);
         match &end {
             JobEnd::Failed(reason) => tracing::error!(reason, "a job failed"),
             JobEnd::Again(_, reason) => tracing::warn!(reason, "a job failed for now; it is tried again"),
             _ => tracing::info!(state = end.state().as_str(), "a job ended"),
+        }
+    }
+
+    /// Nobody waits for the job of a schedule, so it is shown that it failed,
+    /// until one is done.
+    fn show(&self, row: &JobRow, end: &JobEnd) {
+        let Some(schedule) = &row.schedule else { return };
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        match end {
+            JobEnd::Failed(why) | JobEnd::Again(_, why) => {
+                failing.insert(schedule.clone(), format!("`{schedule}` failed (job {}): {why}", row.job_id));
+            }
+            JobEnd::Done(_) => drop(failing.remove(schedule)),
+            JobEnd::Cancelled | JobEnd::GivenBack => {}
+        }
+        match failing.is_empty() {
+            true => self.progress.well("scheduled jobs"),
+            false => {
+                let all: Vec<&str> = failing.values().map(String::as_str).collect();
+                self.progress.trouble("scheduled jobs", all.join("; "));
+            }
         }
     }
 

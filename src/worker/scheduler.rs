@@ -41,8 +41,8 @@ pub async fn keep_schedules(
             Ok::<_, StoreError>(())
         };
         match kept.await {
-            Ok(()) => progress.well("schedules"),
-            Err(error) => progress.trouble("schedules", error.to_string()),
+            Ok(()) => progress.well("scheduler"),
+            Err(error) => progress.trouble("scheduler", error.to_string()),
         }
         tokio::select! {
             () = stop.cancelled() => {}

@@ -277,3 +277,21 @@ async fn acknowledgements_are_not_kept_waiting_by_jobs() {
     }
     daemon.stop_drained();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_that_fails_and_an_audit_that_finds_something_are_shown_and_frames_still_taken() {
+    let site = Site::new(&format!("{TCP}[[schedule]]\njob = \"re_embed\"\ncron = \"* * * * * *\"\n"));
+    let daemon = filled(&site, 20).await;
+    let degraded = async |what: &str| {
+        let (code, body) = daemon.get("/health/ready").await;
+        code == 200 && body.contains("degraded") && body.contains(what)
+    };
+    eventually("it is shown", async || degraded("scheduled jobs: `re_embed` failed (job ").await).await;
+    let options = SqliteConnectOptions::new().filename(site.database());
+    let delete = "DELETE FROM records WHERE \"offset\" = 7";
+    options.connect().await.unwrap().execute(delete).await.unwrap();
+    assert_eq!(result(&site, &["audit"])["wrong"], 2);
+    assert!(degraded("audit: 2 counts do not add up").await);
+    Producer::tcp(daemon.tcp()).await.put_all(&[document(20)]).await;
+    daemon.stop_drained();
+}

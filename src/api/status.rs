@@ -45,8 +45,19 @@ pub struct Segments {
 }
 
 /// Records are taken, stored and found by keyword without these.
-const DEGRADING: [&str; 7] =
-    ["embed", "backfill", "migration", "archive", "artifacts", "model description", "redis"];
+const DEGRADING: [&str; 11] = [
+    "embed",
+    "backfill",
+    "migration",
+    "archive",
+    "artifacts",
+    "model description",
+    "redis",
+    "audit",
+    "jobs",
+    "scheduler",
+    "scheduled jobs",
+];
 
 impl Api {
     /// Where the pipeline stands now.

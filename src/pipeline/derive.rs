@@ -6,6 +6,8 @@
 //!                                                  ╚═► commit, in log order
 //! ```
 //!
+//! How many records a batch has is [`batching`]'s to say.
+//!
 //! Records that the embedder does not take for now are stored without vectors
 //! and deferred; [`backfill`](super::backfill) sees to them.
 //!
@@ -14,8 +16,11 @@
 //! write at all.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
 
 use super::{
+    batching,
     damage::DamageRegister,
     defer::Outage,
     deriver::{Deriver, Frame, Judged},
@@ -35,13 +41,13 @@ use crate::{
     embed::EmbedError,
     log::{Cursor, LogReader, ReadError},
     metrics,
-    store::{Batch, Checkpoint, EMBED_INPUT, Lease, OutcomeKind, OutcomeRow, RecordRow, Store, StoreError},
+    store::{
+        Analysed, Batch, Checkpoint, EMBED_INPUT, Lease, OutcomeKind, OutcomeRow, RecordRow, Store,
+        StoreError,
+    },
     transform::relax::{Relaxation, Tally},
 };
 
-/// Most records of one commit: small enough that searching finds the first
-/// while the last are embedded.
-const BATCH_RECORDS: usize = 256;
 /// Bytes of the log that are read at once.
 const READ_BYTES: usize = 256 << 10;
 /// Batches between reading and commit.
@@ -97,16 +103,13 @@ pub struct Derive {
 
 /// A batch on its way to its commit.
 struct Prepared {
-    from: u64,
-    to: u64,
-    lost: u64,
     appended_ms: Vec<(i64, u64)>,
-    outcomes: Vec<OutcomeRow>,
-    rows: AbortOnDropHandle<Result<Embedded, StoreError>>,
+    ready: AbortOnDropHandle<Result<Analysed, StoreError>>,
 }
 
 struct Embedded {
     space_key: i64,
+    dimensions: usize,
     rows: Vec<RecordRow>,
     refused: Vec<(RecordRow, String)>,
     /// Why rows have no vectors, if some have none.
@@ -132,9 +135,11 @@ impl Derive {
             serving: self.serving.clone(),
             progress: self.progress.clone(),
             outage: Arc::new(Outage::new(self.patience)),
+            nanos_per_record: Arc::default(),
         };
         let reader = Reading {
             log: self.log.clone(),
+            labels: Labels { batch_tag: self.batch_tag.clone(), config_digest: self.config_digest.clone() },
             embedding: embedding.clone(),
             store: self.store.clone(),
             progress: self.progress.clone(),
@@ -171,57 +176,40 @@ impl Derive {
     }
 
     async fn commit(&mut self, prepared: Prepared, embedding: &Embedding) -> Result<(), DeriveError> {
-        let Prepared { from, to, lost, appended_ms, outcomes, rows } = prepared;
-        let mut embedded = match rows.await {
-            Ok(embedded) => embedded?,
+        let Prepared { appended_ms, ready } = prepared;
+        let mut ready = match ready.await {
+            Ok(ready) => ready?,
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         };
         let (started, before) = (Instant::now(), self.lease.checkpoint());
-        let (chunks, reasons) = loop {
-            let mut batch = Batch {
-                from,
-                to,
-                lost,
-                batch_tag: self.batch_tag.clone(),
-                space_key: embedded.space_key,
-                config_digest: self.config_digest.clone(),
-                outcomes: outcomes.iter().cloned().chain(embedded.outcomes()).collect(),
-                records: embedded
-                    .rows
-                    .into_iter()
-                    .chain(embedded.refused.into_iter().map(|(row, _)| row))
-                    .collect(),
-                now_ms: (self.clock)(),
-            };
-            match self.commit_each_content_once(&mut batch).await {
+        loop {
+            ready.set_time((self.clock)());
+            match self.commit_each_content_once(&mut ready).await {
                 // Another space went live in between.
                 Err(DeriveError::Store(StoreError::NotLive { .. })) => {
-                    let mut rows = batch.records;
-                    rows.iter_mut().flat_map(|row| &mut row.chunks).for_each(|chunk| chunk.vector = None);
-                    embedded = embedding.run(rows).await?;
+                    ready = embedding.ready(without_vectors(ready.into_batch())).await?;
                 }
-                done => {
-                    done?;
-                    let chunks = batch.records.iter().map(|row| row.chunks.len() as u64).sum();
-                    break (chunks, batch.outcomes.into_iter().map(|outcome| outcome.reason).collect());
-                }
+                done => break done?,
             }
-        };
+        }
         metrics::committed(started.elapsed());
+        let batch = ready.into_batch();
+        let chunks = batch.records.iter().map(|row| row.chunks.len() as u64).sum();
+        let reasons = batch.outcomes.into_iter().map(|outcome| outcome.reason).collect();
         self.show(before, chunks, reasons, appended_ms);
         Ok(())
     }
 
     /// As [`Self::commit_until_done`]; what another stream has stored since
     /// the batch was judged is left out as a duplicate.
-    async fn commit_each_content_once(&mut self, batch: &mut Batch) -> Result<(), DeriveError> {
+    async fn commit_each_content_once(&mut self, ready: &mut Analysed) -> Result<(), DeriveError> {
         loop {
-            match self.commit_until_done(batch).await {
+            match self.commit_until_done(ready).await {
                 Err(DeriveError::Store(StoreError::Duplicate { .. })) => {
-                    let keys: Vec<[u8; 32]> =
-                        batch.records.iter().filter_map(|record| record.dedupe_key).collect();
+                    let records = &ready.batch().records;
+                    let keys: Vec<[u8; 32]> = records.iter().filter_map(|record| record.dedupe_key).collect();
                     let held = self.store.known(&keys).await?;
-                    leave_out(batch, &held);
+                    ready.decide(duplicates(&ready.batch().records, &held));
                 }
                 done => return done,
             }
@@ -230,16 +218,17 @@ impl Derive {
 
     /// A store that is away, or a disk that is full, delays; being fenced is
     /// final.
-    async fn commit_until_done(&mut self, batch: &Batch) -> Result<(), DeriveError> {
+    async fn commit_until_done(&mut self, ready: &Analysed) -> Result<(), DeriveError> {
         let mut wait = Duration::from_millis(100);
         loop {
-            match self.store.commit(&mut self.lease, batch.clone()).await {
+            match self.store.commit_analysed(&mut self.lease, ready).await {
                 Ok(()) => {
                     self.progress.well("store");
                     return Ok(());
                 }
                 Err(error) if error.is_transient() => {
-                    tracing::error!(%error, from = batch.from, to = batch.to, "a commit failed; it is tried again");
+                    let (from, to) = (ready.batch().from, ready.batch().to);
+                    tracing::error!(%error, from, to, "a commit failed; it is tried again");
                     self.progress.trouble("store", error.to_string());
                     tokio::time::sleep(wait).await;
                     wait = (2 * wait).min(Duration::from_secs(10));
@@ -275,26 +264,40 @@ impl Derive {
     }
 }
 
-/// Has the records whose contents `held` names be duplicates.
-fn leave_out(batch: &mut Batch, held: &HashMap<[u8; 32], (String, u64)>) {
-    let mut outcomes = Vec::new();
-    batch.records.retain(|record| {
-        let holder = record.dedupe_key.and_then(|key| held.get(&key));
-        outcomes.extend(holder.map(|(stream, offset)| OutcomeRow {
+/// What becomes of the records whose contents `held` names.
+fn duplicates(records: &[RecordRow], held: &HashMap<[u8; 32], (String, u64)>) -> Vec<OutcomeRow> {
+    let duplicate = |record: &RecordRow| {
+        let (stream, offset) = held.get(&record.dedupe_key?)?;
+        Some(OutcomeRow {
             offset: record.offset,
             kind: OutcomeKind::Deduplicated,
             reason: "duplicate".into(),
             detail: format!("{stream}/{offset}"),
-        }));
-        holder.is_none()
-    });
-    batch.outcomes.retain(|outcome| !outcomes.iter().any(|duplicate| duplicate.offset == outcome.offset));
-    batch.outcomes.extend(outcomes);
+        })
+    };
+    records.iter().filter_map(duplicate).collect()
+}
+
+/// A batch as it was before it was embedded. Outcomes that stand beside a
+/// record are the embedder's.
+fn without_vectors(mut batch: Batch) -> Batch {
+    batch.records.iter_mut().flat_map(|row| &mut row.chunks).for_each(|chunk| chunk.vector = None);
+    let kept: HashSet<u64> = batch.records.iter().map(|record| record.offset).collect();
+    batch.outcomes.retain(|outcome| !kept.contains(&outcome.offset));
+    batch
+}
+
+/// What the rows of all batches say of where they come from.
+#[derive(Clone)]
+struct Labels {
+    batch_tag: String,
+    config_digest: String,
 }
 
 /// The reading half.
 struct Reading {
     log: LogReader,
+    labels: Labels,
     embedding: Embedding,
     store: Store,
     progress: Arc<Progress>,
@@ -325,9 +328,11 @@ impl Reading {
                 return Ok(());
             }
             let seen = durable.borrow_and_update().end_offset;
-            let gap = self.fill().await;
+            let behind = seen.saturating_sub(self.next);
+            let records = batching::records(behind, self.embedding.per_record());
+            let gap = self.fill(records).await;
             if !self.waiting.is_empty() || gap > 0 {
-                let prepared = self.prepare().await?;
+                let prepared = self.prepare(records).await?;
                 if queue.send(prepared).await.is_err() {
                     return Ok(());
                 }
@@ -344,35 +349,46 @@ impl Reading {
         }
     }
 
-    /// Reads on unless there is enough for a batch. Returns how many offsets
-    /// before the next readable frame are lost.
-    async fn fill(&mut self) -> u64 {
-        if self.waiting.is_empty() {
-            let (log, mut cursor) = (self.log.clone(), self.cursor.clone());
-            let read = tokio::task::spawn_blocking(move || {
-                let batches = log.read(&mut cursor, READ_BYTES);
-                (batches, cursor)
-            });
-            match read.await {
-                Ok((Ok(batches), cursor)) => {
-                    self.cursor = cursor;
-                    self.progress.well("log");
-                    self.waiting.extend(batches.into_iter().flat_map(|batch| {
-                        let appended_ms = batch.append_time_ms;
-                        let frames: Vec<_> = batch.payloads().collect();
-                        frames.into_iter().map(move |(offset, payload)| Frame {
-                            offset,
-                            appended_ms,
-                            payload,
-                        })
-                    }));
-                }
-                Ok((Err(error), _)) => self.unreadable(&error).await,
-                Err(e) => std::panic::resume_unwind(e.into_panic()),
-            }
-        }
+    /// Reads on unless there is enough for a batch of `records`. Returns how
+    /// many offsets before the next readable frame are lost.
+    async fn fill(&mut self, records: usize) -> u64 {
+        while !self.has_enough(records) && self.read_on().await {}
         let reached = self.waiting.front().map_or(self.cursor.offset(), |frame| frame.offset);
         reached.saturating_sub(self.next)
+    }
+
+    /// Whether to go on with what was read.
+    fn has_enough(&self, records: usize) -> bool {
+        let bytes: usize = self.waiting.iter().map(|frame| frame.payload.len()).sum();
+        let at_end = self.cursor.offset() >= self.log.end_offset();
+        !self.waiting.is_empty() && (at_end || self.waiting.len() >= records || bytes >= batching::MOST_BYTES)
+    }
+
+    /// Reads some frames; whether there were any.
+    async fn read_on(&mut self) -> bool {
+        let (log, mut cursor) = (self.log.clone(), self.cursor.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let batches = log.read(&mut cursor, READ_BYTES);
+            (batches, cursor)
+        });
+        match read.await {
+            Ok((Ok(batches), cursor)) => {
+                self.cursor = cursor;
+                self.progress.well("log");
+                let before = self.waiting.len();
+                self.waiting.extend(batches.into_iter().flat_map(|batch| {
+                    let appended_ms = batch.append_time_ms;
+                    let frames: Vec<_> = batch.payloads().collect();
+                    frames.into_iter().map(move |(offset, payload)| Frame { offset, appended_ms, payload })
+                }));
+                self.waiting.len() > before
+            }
+            Ok((Err(error), _)) => {
+                self.unreadable(&error).await;
+                false
+            }
+            Err(e) => std::panic::resume_unwind(e.into_panic()),
+        }
     }
 
     /// Damage is passed over and counted as lost; anything else may pass.
@@ -390,14 +406,14 @@ impl Reading {
         }
     }
 
-    /// The next batch: what was waiting, up to [`BATCH_RECORDS`] and up to the
-    /// next gap.
-    fn take(&mut self) -> (Vec<Frame>, u64, u64) {
+    /// The next batch: what was waiting, up to `records` and up to the next
+    /// gap.
+    fn take(&mut self, records: usize) -> (Vec<Frame>, u64, u64) {
         let from = self.next;
         let first = self.waiting.front().map_or(self.cursor.offset(), |frame| frame.offset);
         let mut frames: Vec<Frame> = Vec::new();
         let mut next = first;
-        while frames.len() < BATCH_RECORDS
+        while frames.len() < records
             && let Some(frame) = self.waiting.pop_front_if(|frame| frame.offset == next)
         {
             next += 1;
@@ -407,8 +423,8 @@ impl Reading {
         (frames, from, first - from)
     }
 
-    async fn prepare(&mut self) -> Result<Prepared, DeriveError> {
-        let (frames, from, lost) = self.take();
+    async fn prepare(&mut self, records: usize) -> Result<Prepared, DeriveError> {
+        let (frames, from, lost) = self.take(records);
         let to = self.next;
         if lost > 0 {
             self.damage.passed_over(from..from + lost).await;
@@ -419,11 +435,13 @@ impl Reading {
             .collect();
         let (judged, tally) = self.embedding.deriver.judge(frames, self.relaxation.step).await;
         self.relax(tally);
-        let (rows, outcomes) = self.sort_out(judged).await?;
+        let (records, outcomes) = self.sort_out(judged).await?;
+        let Labels { batch_tag, config_digest } = self.labels.clone();
+        let batch = Batch { from, to, lost, batch_tag, config_digest, records, outcomes, ..Batch::default() };
         let embedding = self.embedding.clone();
-        let embedding = async move { embedding.run(rows).await };
-        let rows = AbortOnDropHandle::new(tokio::spawn(embedding.in_current_span()));
-        Ok(Prepared { from, to, lost, appended_ms, outcomes, rows })
+        let ready = async move { embedding.ready(batch).await };
+        let ready = AbortOnDropHandle::new(tokio::spawn(ready.in_current_span()));
+        Ok(Prepared { appended_ms, ready })
     }
 
     fn relax(&mut self, tally: Tally) {
@@ -538,14 +556,42 @@ struct Embedding {
     serving: Arc<Serving>,
     progress: Arc<Progress>,
     outage: Arc<Outage>,
+    /// What embedding took lately; 0 until that is known.
+    nanos_per_record: Arc<AtomicU64>,
 }
 
 impl Embedding {
+    /// Embeds the records of `batch`, and makes it ready for its commit.
+    async fn ready(&self, mut batch: Batch) -> Result<Analysed, StoreError> {
+        let embedded = self.run(std::mem::take(&mut batch.records)).await?;
+        batch.space_key = embedded.space_key;
+        batch.outcomes.extend(embedded.outcomes());
+        let refused = embedded.refused.into_iter().map(|(row, _)| row);
+        batch.records = embedded.rows.into_iter().chain(refused).collect();
+        Analysed::of(batch, Some(embedded.dimensions)).await
+    }
+
     /// Embeds `rows`, trying again until it is time to give up.
-    async fn run(&self, mut rows: Vec<RecordRow>) -> Result<Embedded, StoreError> {
+    async fn run(&self, rows: Vec<RecordRow>) -> Result<Embedded, StoreError> {
+        let (began, records) = (Instant::now(), rows.len() as u128);
+        let embedded = self.try_until_given_up(rows).await;
+        if let Some(nanos) = began.elapsed().as_nanos().checked_div(records) {
+            let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
+            self.nanos_per_record.store(nanos.max(1), Ordering::Relaxed);
+        }
+        embedded
+    }
+
+    /// What embedding a record took lately.
+    fn per_record(&self) -> Option<Duration> {
+        let nanos = self.nanos_per_record.load(Ordering::Relaxed);
+        (nanos > 0).then(|| Duration::from_nanos(nanos))
+    }
+
+    async fn try_until_given_up(&self, mut rows: Vec<RecordRow>) -> Result<Embedded, StoreError> {
         let (began, mut refused) = (Instant::now(), Vec::new());
         let served = self.served().await?;
-        let space_key = served.space_key;
+        let (space_key, dimensions) = (served.space_key, served.embedder.space().dimensions);
         let mut wait = Duration::from_millis(200);
         loop {
             let Err(error) = self.deriver.embed(&*served.embedder, &mut rows, &mut refused).await else {
@@ -553,7 +599,7 @@ impl Embedding {
                     self.outage.over();
                     self.progress.well("embed");
                 }
-                return Ok(Embedded { space_key, rows, refused, failed: None });
+                return Ok(Embedded { space_key, dimensions, rows, refused, failed: None });
             };
             if self.progress.trouble_of("embed").is_none() {
                 // Back-fill, or another batch, had its vectors meanwhile.
@@ -563,7 +609,7 @@ impl Embedding {
             let Some(left) = self.outage.seen(&error, began, Instant::now()) else {
                 let records = rows.iter().filter(|row| !row.is_embedded()).count();
                 tracing::error!(%error, records, "records are stored without vectors, to be embedded later");
-                return Ok(Embedded { space_key, rows, refused, failed: Some(error) });
+                return Ok(Embedded { space_key, dimensions, rows, refused, failed: Some(error) });
             };
             tracing::error!(%error, "embedding failed; it is tried again");
             let asked = match error {

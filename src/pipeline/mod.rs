@@ -12,6 +12,7 @@ pub mod archive;
 pub mod audit;
 pub mod backfill;
 pub mod backup;
+pub(crate) mod batching;
 pub mod canary;
 mod catalog;
 pub mod damage;

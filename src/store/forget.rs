@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::FromRow;
 
-use super::keywords;
+use super::keywords::Terms;
 
 /// Whose records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl Going {
             let (Some(key), Some(text)) = (row.chunk_key, row.text) else { continue };
             let chunks = going.partitions.entry((row.tenant_key, row.tier)).or_default();
             chunks.keys.push(key);
-            chunks.terms += i64::try_from(keywords::terms(&text).len()).unwrap_or(i64::MAX);
+            chunks.terms += i64::try_from(Terms::of(&text).len()).unwrap_or(i64::MAX);
         }
         going
     }

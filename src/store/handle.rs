@@ -112,6 +112,17 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Makes `batch` ready and writes it: [`Self::analyse`], then
+    /// [`Self::commit_analysed`].
+    ///
+    /// # Errors
+    /// Those of both.
+    pub async fn commit(&self, lease: &mut Lease, batch: Batch) -> Result<(), StoreError> {
+        self.commit_analysed(lease, &self.analyse(batch).await?).await
+    }
+}
+
 macro_rules! answered_by_each {
     ($($(#[$meta:meta])* pub async fn $name:ident(&self $(, $arg:ident: $of:ty)* $(,)?) -> $answer:ty;)*) => {
         impl Store {
@@ -127,10 +138,13 @@ macro_rules! answered_by_each {
 
 answered_by_each! {
 
-    /// Writes `batch` and moves the lease's checkpoint from `batch.from` to
-    /// `batch.to`, both or neither. After an error, or if the call is
-    /// dropped, the lease may lag behind the store; acquire again to be sure.
-    pub async fn commit(&self, lease: &mut Lease, batch: Batch) -> Result<(), StoreError>;
+    /// As [`Analysed::of`], by the dimensions of the batch's space.
+    pub async fn analyse(&self, batch: Batch) -> Result<Analysed, StoreError>;
+
+    /// Writes a batch and moves the lease's checkpoint from its beginning to
+    /// its end, both or neither. After an error, or if the call is dropped,
+    /// the lease may lag behind the store; acquire again to be sure.
+    pub async fn commit_analysed(&self, lease: &mut Lease, analysed: &Analysed) -> Result<(), StoreError>;
 
     /// Has a stream belong to `owner` if it is nobody's yet, or in any case if
     /// `take_over`. Returns whose it is. A SQLite file lies in its owner's own

@@ -18,6 +18,9 @@ use rust_stemmers::{Algorithm, Stemmer};
 use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;
 
+use super::stems::Stems;
+use crate::transform::words;
+
 /// Bytes of a word that count, so that no pasted blob becomes a term.
 const MAX_WORD_BYTES: usize = 64;
 
@@ -35,12 +38,43 @@ const STOP_WORDS: [&str; 97] = [
     "while", "who", "whom", "whose", "why", "will", "with", "would", "you", "your",
 ];
 
-/// The terms of `text`, in order, with repetitions.
-pub fn terms(text: &str) -> Vec<String> {
-    let stemmer = Stemmer::create(Algorithm::English);
-    let mut terms = Vec::new();
-    each_word(text, |word| terms.push(stemmer.stem(word).into_owned()));
-    terms
+/// The terms of a text, in order, with repetitions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// A space after each, which none of them holds: one allocation instead of
+    /// one a word.
+    joined: String,
+    count: usize,
+}
+
+impl Terms {
+    /// Those of `text`.
+    pub fn of(text: &str) -> Self {
+        let mut terms = Self { joined: String::with_capacity(text.len()), count: 0 };
+        Stems::of_thread(|stems| {
+            each_word(text, |word| {
+                terms.joined.push_str(stems.of(word));
+                terms.joined.push(' ');
+                terms.count += 1;
+            });
+        });
+        terms
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether the text has none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Each, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.joined.split_terminator(' ')
+    }
 }
 
 /// The distinct terms of a query, in order, without stop words unless there
@@ -70,10 +104,12 @@ fn each_word(text: &str, mut found: impl FnMut(&str)) {
             }
         }
     };
-    if text.is_ascii() {
-        each_part(text);
-    } else {
-        text.unicode_words().for_each(each_part);
+    for (_, part) in words::parts(text) {
+        if part.is_ascii() {
+            each_part(part);
+        } else {
+            part.unicode_words().for_each(&mut each_part);
+        }
     }
 }
 
@@ -101,9 +137,9 @@ pub(crate) fn scope(tenant_key: i64, tier_code: i64) -> String {
 }
 
 /// The terms as the full-text index stores them.
-pub(super) fn scoped(scope: &str, terms: &[String]) -> String {
-    let mut text = String::with_capacity(terms.iter().map(|t| t.len() + scope.len() + 1).sum());
-    for term in terms {
+pub(super) fn scoped(scope: &str, terms: &Terms) -> String {
+    let mut text = String::with_capacity(terms.joined.len() + terms.len() * scope.len());
+    for term in terms.iter() {
         text.push_str(scope);
         text.push_str(term);
         text.push(' ');
@@ -190,9 +226,9 @@ impl Bm25 {
 
     /// How well a document of these terms matches; 0 if it holds none.
     #[expect(clippy::cast_precision_loss, reason = "a document's length")]
-    pub fn score(&self, document: &[String]) -> f32 {
+    pub fn score(&self, document: &Terms) -> f32 {
         let mut counts: HashMap<&str, (f32, f32)> = HashMap::new();
-        for term in document {
+        for term in document.iter() {
             if let Some(weight) = self.weights.get(term) {
                 counts.entry(term).or_insert((*weight, 0.0)).1 += 1.0;
             }
@@ -213,6 +249,13 @@ impl Bm25 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn terms(text: &str) -> Vec<String> {
+        let terms = Terms::of(text);
+        let listed: Vec<String> = terms.iter().map(str::to_owned).collect();
+        assert_eq!((terms.len(), terms.is_empty()), (listed.len(), listed.is_empty()));
+        listed
+    }
 
     #[test]
     fn stop_words_are_sorted() {
@@ -254,7 +297,7 @@ mod tests {
     fn a_rare_term_outweighs_a_common_one_and_length_is_discounted() {
         let bm25 =
             Bm25::new(100, 1_000, [("delta".into(), 2), ("water".into(), 60)], Bm25Parameters::default());
-        let document = |text: &str| bm25.score(&terms(text));
+        let document = |text: &str| bm25.score(&Terms::of(text));
         assert!(document("delta stone") > document("water stone"));
         assert!(document("delta stone") > document("delta stone sand mud clay silt rock"));
         assert_eq!(document("stone"), 0.0);

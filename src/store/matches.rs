@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::error::StoreError;
 use super::frequencies::Frequencies;
-use super::keywords::{self, Bm25};
+use super::keywords::{self, Bm25, Terms};
 use super::search::{Filter, Lists, Partition, Query};
 
 /// Documents that may be listed to find candidates of one tier.
@@ -121,7 +121,7 @@ impl Matches {
         tokio::task::spawn_blocking(move || {
             let mut matches: Vec<Match> = texts
                 .par_iter()
-                .map(|(chunk_key, text)| (*chunk_key, bm25.score(&keywords::terms(text))))
+                .map(|(chunk_key, text)| (*chunk_key, bm25.score(&Terms::of(text))))
                 .filter(|(_, score)| *score > 0.0)
                 .collect();
             matches.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));

@@ -44,6 +44,7 @@ mod segments;
 mod settings;
 mod spaces;
 mod sqlite;
+mod stems;
 mod stored;
 mod streams;
 #[cfg(test)]
@@ -53,6 +54,7 @@ mod trail;
 mod vector;
 mod waiting;
 
+pub use analysed::Analysed;
 pub use artifacts::ArtifactRow;
 pub use audit::{Counted, OutcomeCount, RowCounts};
 pub use backup::{Copied, Engine, TableDigest};

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use sqlx::FromRow;
 
 use super::analysed::Analysed;
+use super::keywords::Terms;
 use super::rows::{ChunkRow, RecordRow};
 
 /// What putting back a range did.
@@ -76,7 +77,7 @@ pub(super) struct MissingVector<'a> {
 pub(super) struct Gaps<'a> {
     pub replayed: Replayed,
     /// Records that are missing whole, with the terms of their chunks.
-    pub records: Vec<(&'a RecordRow, &'a Vec<Vec<String>>)>,
+    pub records: Vec<(&'a RecordRow, &'a Vec<Terms>)>,
     pub vectors: Vec<MissingVector<'a>>,
     /// Offsets that then have all they should.
     pub complete: Vec<u64>,

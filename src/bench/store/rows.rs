@@ -7,14 +7,15 @@ use super::Options;
 use crate::{
     bench::data::Corpus,
     embed::Space,
+    pipeline::batching,
     record::Tier,
     store::{Batch, ChunkRow, RecordRow},
 };
 
 /// Dimensions of the vectors.
 pub(super) const DIMENSIONS: usize = 384;
-/// Records of one commit, as deriving makes them.
-pub(super) const COMMIT: usize = 256;
+/// Records of one commit, as deriving makes them of a log that is far ahead.
+pub(super) const COMMIT: usize = batching::MOST;
 /// Groups that the vectors lie in.
 const GROUPS: u64 = 1_000;
 

@@ -14,31 +14,31 @@ use crate::store::lost::lost_of;
 use crate::store::rows::{Batch, OutcomeKind, RecordRow, Tally};
 
 impl PostgresStore {
-    pub async fn commit(&self, lease: &mut Lease, batch: Batch) -> Result<(), StoreError> {
+    pub async fn commit_analysed(&self, lease: &mut Lease, analysed: &Analysed) -> Result<(), StoreError> {
+        let Analysed { batch, terms } = analysed;
         let tally = batch.tally()?;
         let (from, to) = (batch.from, batch.to);
         if from != lease.checkpoint.next_offset {
             let reason = format!("the checkpoint stands at {}", lease.checkpoint.next_offset);
             return Err(StoreError::Unbalanced { from, to, reason });
         }
-        let Analysed { batch, terms } = self.analyse(batch).await?;
-        let vectors = self.table_of(&batch).await?;
+        let vectors = self.table_of(batch).await?;
         let mut session = self.begin_drawing_keys().await?;
         if batch.has_vectors() {
             check_live(&mut session, batch.space_key).await?;
         }
-        if let Some(checkpoint) = move_checkpoint(&mut session, lease, &batch, tally).await? {
+        if let Some(checkpoint) = move_checkpoint(&mut session, lease, batch, tally).await? {
             lease.checkpoint = checkpoint;
             return Ok(());
         }
-        let batch_key = batch_key(&mut session, &batch).await?;
+        let batch_key = batch_key(&mut session, batch).await?;
         let tenants = self.tenant_keys(&mut session, &batch.records).await?;
         let rows = NewRows {
             stream: &lease.stream,
             batch_key,
             vectors,
             tenants: &tenants,
-            records: batch.records.iter().zip(&terms).collect(),
+            records: batch.records.iter().zip(terms).collect(),
         };
         match rows.claim_contents(&mut session).await? {
             0 => {}
@@ -46,15 +46,15 @@ impl PostgresStore {
             count => return Err(StoreError::Duplicate { count }),
         }
         rows.write(&mut session).await?;
-        write_outcomes(&mut session, lease, &batch).await?;
-        lost::put(&mut session, &lease.pipeline, &lease.stream, &lost_of(&batch)).await?;
+        write_outcomes(&mut session, lease, batch).await?;
+        lost::put(&mut session, &lease.pipeline, &lease.stream, &lost_of(batch)).await?;
         session.commit("committing a batch").await?;
         lease.checkpoint = lease.checkpoint.advanced(to, tally);
         Ok(())
     }
 
     /// As [`Analysed::of`], by the dimensions of the batch's space.
-    pub(super) async fn analyse(&self, batch: Batch) -> Result<Analysed, StoreError> {
+    pub async fn analyse(&self, batch: Batch) -> Result<Analysed, StoreError> {
         let dimensions = match batch.has_vectors() {
             true => Some(self.space(batch.space_key).await?.space.dimensions),
             false => None,

@@ -8,6 +8,7 @@
 use half::f16;
 
 use super::text::stored;
+use crate::store::keywords::Terms;
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
@@ -81,8 +82,8 @@ impl CopyRows {
     }
 
     /// A `tsvector` without positions: sorted by bytes, none twice.
-    pub fn lexemes(&mut self, prefix: &str, terms: &[String]) -> &mut Self {
-        let mut terms: Vec<&str> = terms.iter().map(String::as_str).collect();
+    pub fn lexemes(&mut self, prefix: &str, terms: &Terms) -> &mut Self {
+        let mut terms: Vec<&str> = terms.iter().collect();
         terms.sort_unstable();
         terms.dedup();
         self.field(|bytes| {

@@ -6,7 +6,7 @@ use super::Session;
 use super::copy::CopyRows;
 use super::vectors::{VectorTable, small};
 use crate::store::error::{Doing, StoreError};
-use crate::store::keywords;
+use crate::store::keywords::{self, Terms};
 use crate::store::rows::{ChunkRow, RecordRow, tier_code};
 
 /// Records that are not stored yet, each with the terms of its chunks.
@@ -16,7 +16,7 @@ pub(super) struct NewRows<'a> {
     /// Where their vectors go, if they bring any.
     pub vectors: Option<VectorTable>,
     pub tenants: &'a HashMap<String, i64>,
-    pub records: Vec<(&'a RecordRow, &'a Vec<Vec<String>>)>,
+    pub records: Vec<(&'a RecordRow, &'a Vec<Terms>)>,
 }
 
 impl NewRows<'_> {
@@ -132,7 +132,7 @@ fn encode_chunk(
     chunk: &ChunkRow,
     (chunk_key, record_key): (i64, i64),
     (tenant_key, tier): (i64, i64),
-    (scope, terms): (&str, &[String]),
+    (scope, terms): (&str, &Terms),
 ) {
     rows.row()
         .bigint(chunk_key)

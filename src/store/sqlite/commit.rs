@@ -15,27 +15,27 @@ use crate::store::lost::lost_of;
 use crate::store::rows::{Batch, OutcomeKind, RecordRow, Tally};
 
 impl SqliteStore {
-    pub async fn commit(&self, lease: &mut Lease, batch: Batch) -> Result<(), StoreError> {
+    pub async fn commit_analysed(&self, lease: &mut Lease, analysed: &Analysed) -> Result<(), StoreError> {
+        let Analysed { batch, terms } = analysed;
         let tally = batch.tally()?;
         let (from, to) = (batch.from, batch.to);
         if from != lease.checkpoint.next_offset {
             let reason = format!("the checkpoint stands at {}", lease.checkpoint.next_offset);
             return Err(StoreError::Unbalanced { from, to, reason });
         }
-        let Analysed { batch, terms } = self.analyse(batch).await?;
         let mut transaction = self.begin().await?;
         if batch.has_vectors() {
             check_live(&mut transaction, batch.space_key).await?;
         }
-        move_checkpoint(&mut transaction, lease, &batch, tally).await?;
-        let batch_key = batch_key(&mut transaction, &batch).await?;
+        move_checkpoint(&mut transaction, lease, batch, tally).await?;
+        let batch_key = batch_key(&mut transaction, batch).await?;
         let tenants = Self::tenant_keys(&mut transaction, &batch.records).await?;
         let rows = NewRows {
             stream: &lease.stream,
             batch_key,
             space_key: batch.space_key,
             tenants: &tenants,
-            records: batch.records.iter().zip(&terms).collect(),
+            records: batch.records.iter().zip(terms).collect(),
         };
         rows.write(&mut transaction).await?;
         match rows.claim_contents(&mut transaction).await? {
@@ -43,15 +43,15 @@ impl SqliteStore {
             // Free when the batch was judged: another stream came in between.
             count => return Err(StoreError::Duplicate { count }),
         }
-        write_outcomes(&mut transaction, lease, &batch).await?;
-        lost::put(&mut transaction, &lease.pipeline, &lease.stream, &lost_of(&batch)).await?;
+        write_outcomes(&mut transaction, lease, batch).await?;
+        lost::put(&mut transaction, &lease.pipeline, &lease.stream, &lost_of(batch)).await?;
         transaction.commit().await.doing("committing a batch")?;
         lease.checkpoint = lease.checkpoint.advanced(to, tally);
         Ok(())
     }
 
     /// As [`Analysed::of`], by the dimensions of the batch's space.
-    pub(super) async fn analyse(&self, batch: Batch) -> Result<Analysed, StoreError> {
+    pub async fn analyse(&self, batch: Batch) -> Result<Analysed, StoreError> {
         let dimensions = match batch.has_vectors() {
             true => Some(self.space(batch.space_key).await?.space.dimensions),
             false => None,

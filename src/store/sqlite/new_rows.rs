@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 
 use super::insert::insert_rows;
 use crate::store::error::{Doing, StoreError};
-use crate::store::keywords;
+use crate::store::keywords::{self, Terms};
 use crate::store::rows::{ChunkRow, RecordRow, tier_code};
 use crate::store::vector::vector_bytes;
 
@@ -16,7 +16,7 @@ pub(super) struct NewRows<'a> {
     pub batch_key: i64,
     pub space_key: i64,
     pub tenants: &'a HashMap<String, i64>,
-    pub records: Vec<(&'a RecordRow, &'a Vec<Vec<String>>)>,
+    pub records: Vec<(&'a RecordRow, &'a Vec<Terms>)>,
 }
 
 struct KeyedRecord<'a> {
@@ -31,7 +31,7 @@ struct KeyedChunk<'a> {
     tenant_key: i64,
     tier: i64,
     row: &'a ChunkRow,
-    terms: &'a [String],
+    terms: &'a Terms,
 }
 
 impl NewRows<'_> {

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -64,15 +64,12 @@ impl Folder {
     }
 
     /// Runs its pipeline in a process of its own until all files are read and
-    /// derived. Returns what that used; the memory is that of the largest
-    /// process so far.
+    /// derived. Returns what that used.
     pub fn run_once(&self) -> Result<Usage> {
-        let before = usage::children();
-        let mut process = Process::start(self.command()?.arg("--once").stdout(Stdio::null()))?;
-        let status = process.0.wait()?;
+        let process = Process::start(self.command()?.arg("--once").stdout(Stdio::null()))?;
+        let (status, usage) = process.wait()?;
         ensure!(status.success(), "the daemon ended with {status}: {}", self.last_words());
-        let after = usage::children();
-        Ok(Usage { cpu: after.cpu.saturating_sub(before.cpu), ..after })
+        Ok(usage)
     }
 
     /// This program's own `run`.
@@ -132,6 +129,25 @@ impl Process {
             if after.cpu.saturating_sub(before.cpu) <= BUSY {
                 return Ok(after);
             }
+        }
+    }
+
+    /// Waits until it ends by itself. Returns what it and its children used;
+    /// the memory is its own, as seen up to [`POLL`] before its end. Nobody
+    /// else may wait for a child meanwhile.
+    pub fn wait(mut self) -> Result<(ExitStatus, Usage)> {
+        let before = usage::children().cpu;
+        let mut peak_rss_bytes = 0;
+        loop {
+            // What has ended and was not waited for has no memory to tell of.
+            if let Ok(usage) = self.usage() {
+                peak_rss_bytes = usage.peak_rss_bytes;
+            }
+            if let Some(status) = self.0.try_wait()? {
+                let cpu = usage::children().cpu.saturating_sub(before);
+                return Ok((status, Usage { cpu, peak_rss_bytes }));
+            }
+            std::thread::sleep(POLL);
         }
     }
 

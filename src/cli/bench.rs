@@ -8,7 +8,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::output;
 use crate::{
     bench::{
-        self, Against, Case, EmbedPart, Options, Peer, PipelinePart, Report, StorePart, StoreSettings,
+        self, Against, Case, CocoIndex, EmbedPart, Options, Peer, PipelinePart, Report, StorePart,
+        StoreSettings,
         dictionaries::{Grid, Table},
         machine::Machine,
         quality::{self, Part},
@@ -117,7 +118,24 @@ enum Name {
         /// Measure only this part; may be given again
         #[arg(long, value_name = "PART")]
         only: Vec<PipelinePart>,
+        /// Another system to give the same files to, in turn, instead
+        #[arg(long, value_name = "PEER", requires = "url", conflicts_with_all = ["records", "only"])]
+        against: Option<PipelinePeer>,
+        /// The Python that has the peer's packages
+        #[arg(long, value_name = "PYTHON", default_value = "python3")]
+        python: PathBuf,
+        /// A database on the server that both fill; each run makes one of its own beside it
+        #[arg(long, value_name = "URL", env = "THALWEG_TEST_POSTGRES")]
+        url: Option<String>,
     },
+}
+
+/// What indexes files, too.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PipelinePeer {
+    /// CocoIndex with a stub for an embedder
+    #[value(name = "cocoindex")]
+    CocoIndex,
 }
 
 /// What embeds, too.
@@ -170,7 +188,11 @@ impl Name {
                 let (url, python, only) = (url.clone(), python.clone(), only.clone());
                 bench::store(options, &StoreSettings { url, python, rows: *rows, only })
             }
-            Self::Pipeline { records, only } => bench::pipeline(options, *records, only),
+            Self::Pipeline { against: Some(PipelinePeer::CocoIndex), python, url, .. } => {
+                let url = url.clone().context("--against needs --url")?;
+                bench::beside_cocoindex(options, &CocoIndex { url, python: python.clone() })
+            }
+            Self::Pipeline { records, only, .. } => bench::pipeline(options, *records, only),
         };
         Ok((cases?, None))
     }

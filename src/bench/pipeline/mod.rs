@@ -6,15 +6,19 @@
 //! producer shares the machine with the daemon; its processor time is not
 //! counted.
 //!
-//! Apart from that: a second run over files that have not changed ([`rerun`]).
+//! Apart from that: a second run over files that have not changed ([`rerun`]),
+//! and the same files through another system ([`cocoindex`]).
 
 mod client;
+mod cocoindex;
 mod rerun;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
+
+pub use cocoindex::{Settings as CocoIndex, beside_cocoindex};
 
 use super::{
     Better, Case, Options,

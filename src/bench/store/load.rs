@@ -13,9 +13,14 @@ use super::{
     Better, Case, Options, Sample, Settings, progress,
     rows::{COMMIT, DIMENSIONS, Rows, space},
     sample_of,
-    server::{self, Database},
 };
-use crate::bench::usage;
+use crate::{
+    bench::{
+        postgres::{self, Database},
+        usage,
+    },
+    store::{Analysed, Batch},
+};
 
 /// Tenants that the rows belong to.
 const TENANTS: u64 = 100;
@@ -82,27 +87,37 @@ pub(super) fn load(options: &Options, settings: &Settings, runtime: &Runtime) ->
     Ok(cases)
 }
 
-/// Loads a new database as deriving does. Making the rows is not counted.
+/// Loads a new database as deriving does when the log is far ahead: one batch
+/// is made ready while the one before it is written. Making the rows is not
+/// counted.
 async fn ours_into_new(settings: &Settings, rows: &Rows) -> Result<(Load, Database)> {
     let database = Database::new(&settings.url).await?;
     let store = database.store().await?;
-    let server = server::cpu();
-    let (mut seconds, mut client) = (0.0, 0.0);
     let space_key = store.register_space(&space(), 0).await?;
     let mut lease = store.acquire("bench", "bench", 0, 0).await?;
     let total = settings.rows as u64;
-    let mut from = 0;
-    while from < total {
-        let to = (from + COMMIT as u64).min(total);
-        let batch = rows.batch(from, to, TENANTS, space_key);
-        let (started, before) = (Instant::now(), usage::own().cpu);
-        store.commit(&mut lease, batch).await?;
-        seconds += started.elapsed().as_secs_f64();
-        client += (usage::own().cpu - before).as_secs_f64();
-        from = to;
+    let starts = (0..total).step_by(COMMIT);
+    let batches: Vec<Batch> =
+        starts.map(|from| rows.batch(from, (from + COMMIT as u64).min(total), TENANTS, space_key)).collect();
+    let (server, started, before) = (postgres::cpu(), Instant::now(), usage::own().cpu);
+    let mut ready: Option<Analysed> = None;
+    for batch in batches {
+        let next = Analysed::of(batch, Some(DIMENSIONS));
+        let written = async {
+            match &ready {
+                Some(ready) => store.commit_analysed(&mut lease, ready).await,
+                None => Ok(()),
+            }
+        };
+        let ((), next) = tokio::try_join!(written, next)?;
+        ready = Some(next);
     }
+    if let Some(last) = ready {
+        store.commit_analysed(&mut lease, &last).await?;
+    }
+    let (seconds, client) = (started.elapsed().as_secs_f64(), (usage::own().cpu - before).as_secs_f64());
     store.close().await;
-    Ok((of(settings.rows, seconds, (server::cpu() - server).as_secs_f64(), client), database))
+    Ok((of(settings.rows, seconds, (postgres::cpu() - server).as_secs_f64(), client), database))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "thousands of rows")]
@@ -134,11 +149,11 @@ fn copied(settings: &Settings, runtime: &Runtime, dir: &Path) -> Result<Load> {
     })?;
     let commands = tables()
         .map(|table| format!("\\copy thalweg.{table} from '{}' (format binary)", dir.join(table).display()));
-    let (server, started) = (server::cpu(), Instant::now());
+    let (server, started) = (postgres::cpu(), Instant::now());
     let (copied, client) = usage::cpu_seconds(|| psql(&database.url, &commands));
     copied?;
     let load =
-        of(settings.rows, started.elapsed().as_secs_f64(), (server::cpu() - server).as_secs_f64(), client);
+        of(settings.rows, started.elapsed().as_secs_f64(), (postgres::cpu() - server).as_secs_f64(), client);
     runtime.block_on(database.remove())?;
     Ok(load)
 }
@@ -180,7 +195,7 @@ fn looped(
     }
     let database = runtime.block_on(Database::new(&settings.url))?;
     let (server, output) = (
-        server::cpu(),
+        postgres::cpu(),
         Command::new(python)
             .args(["scripts/load-peer.py", &database.url])
             .arg(&file)
@@ -194,7 +209,7 @@ fn looped(
         .trim()
         .parse()
         .context("scripts/load-peer.py printed no seconds")?;
-    let load = of(settings.rows, seconds, (server::cpu() - server).as_secs_f64(), 0.0);
+    let load = of(settings.rows, seconds, (postgres::cpu() - server).as_secs_f64(), 0.0);
     runtime.block_on(database.remove())?;
     Ok(load)
 }

@@ -9,7 +9,6 @@
 mod load;
 mod rows;
 mod search;
-mod server;
 mod sqlite;
 
 use std::path::PathBuf;

@@ -16,11 +16,12 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::runtime::Runtime;
 
-use super::{
-    Better, Case, Options, Settings, load::sample, progress, quantile, rows::Rows, server::Database,
-};
+use super::{Better, Case, Options, Settings, load::sample, progress, quantile, rows::Rows};
 use crate::{
-    bench::daemon::{Daemon, Folder},
+    bench::{
+        daemon::{Daemon, Folder},
+        postgres::Database,
+    },
     embed::{Embedder, Hashing},
     pipeline::search::SearchReply,
     store::{RecordRow, Store},

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A database of one run, dropped with it.
-pub(super) struct Database {
+pub struct Database {
     pub url: String,
     server: PgConnectOptions,
     name: String,
@@ -50,7 +50,7 @@ impl Database {
 
 /// Processor time of every process named `postgres` on this machine, those
 /// that ended included.
-pub(super) fn cpu() -> Duration {
+pub fn cpu() -> Duration {
     // SAFETY: sysconf only reads a constant of the system.
     let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100).max(1);
     let ticks: u64 = fs::read_dir("/proc")

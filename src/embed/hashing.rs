@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use futures::{TryFutureExt, future::BoxFuture};
 use tokio::sync::oneshot;
-use unicode_segmentation::UnicodeSegmentation;
 
 use super::{EmbedError, Embedder, Space, TokenSpans};
+use crate::transform::words::word_indices;
 
 const DIMENSIONS: usize = 256;
 /// Words read of a text; the rest is cut, as a model would.
@@ -74,19 +74,20 @@ impl Embedder for Hashing {
 
 impl TokenSpans for Words {
     fn spans(&self, text: &str) -> Vec<(usize, usize)> {
-        text.unicode_word_indices().map(|(start, word)| (start, start + word.len())).collect()
+        word_indices(text).map(|(start, word)| (start, start + word.len())).collect()
     }
 }
 
 fn vector(text: &str) -> Vec<f32> {
-    let mut sum = vec![0.0; DIMENSIONS];
-    for word in text.unicode_words().take(MAX_WORDS) {
-        let word = word.to_lowercase();
-        add(&mut sum, b'w', word.bytes(), 1.0);
-        let marked: Vec<char> =
-            std::iter::once('<').chain(word.chars()).chain(std::iter::once('>')).collect();
-        for trigram in marked.windows(3) {
-            add(&mut sum, b't', trigram.iter().collect::<String>().bytes(), TRIGRAM_WEIGHT);
+    let (mut sum, mut marked) = (vec![0.0; DIMENSIONS], String::new());
+    for (_, word) in word_indices(text).take(MAX_WORDS) {
+        mark(&mut marked, word);
+        let bytes = marked.len() - 2;
+        add(&mut sum, b'w', marked.bytes().skip(1).take(bytes), 1.0);
+        let ends = marked.char_indices().map(|(at, c)| at + c.len_utf8()).skip(2);
+        for ((start, _), end) in marked.char_indices().zip(ends) {
+            let trigram = marked.get(start..end).unwrap_or_default();
+            add(&mut sum, b't', trigram.bytes(), TRIGRAM_WEIGHT);
         }
     }
     if sum.iter().all(|x| *x == 0.0) {
@@ -95,6 +96,19 @@ fn vector(text: &str) -> Vec<f32> {
     let length = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
     sum.iter_mut().for_each(|x| *x /= length);
     sum
+}
+
+/// Makes `marked` the lower-cased `word` between `<` and `>`.
+fn mark(marked: &mut String, word: &str) {
+    marked.clear();
+    marked.push('<');
+    if word.is_ascii() {
+        marked.push_str(word);
+        marked.make_ascii_lowercase();
+    } else {
+        marked.push_str(&word.to_lowercase());
+    }
+    marked.push('>');
 }
 
 fn add(sum: &mut [f32], tag: u8, feature: impl Iterator<Item = u8>, weight: f32) {

@@ -4,6 +4,8 @@ use std::iter::Peekable;
 
 use unicode_segmentation::UnicodeSegmentation;
 
+use super::{sentences, words};
+
 /// How good a place is to cut, from worst to best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Break {
@@ -112,11 +114,10 @@ fn gap(
 /// order.
 fn breaks(text: &str) -> Vec<(usize, Break)> {
     let mut breaks = line_breaks(text);
-    let sentences = text.split_sentence_bound_indices();
-    // Looking back from each of a million empty lines would take for ever.
-    let sentences = sentences.filter(|(_, sentence)| !sentence.trim_start().is_empty());
-    breaks.extend(sentences.filter_map(|(at, _)| sentence_break(text, at)));
-    breaks.extend(text.split_word_bound_indices().filter_map(|(at, word)| word_break(text, at, word)));
+    // Looking back from each of a million empty lines would take for ever:
+    // those begin no sentence here.
+    breaks.extend(sentences::starts(text).filter_map(|at| sentence_break(text, at)));
+    breaks.extend(foreign_words(text).filter_map(|(at, word)| word_break(text, at, word)));
     breaks.sort_unstable();
     breaks
 }
@@ -131,6 +132,12 @@ fn sentence_break(text: &str, at: usize) -> Option<(usize, Break)> {
         .trim_end_matches(['"', '\'', '”', '’', '»', ')', ']', '*', '_', '`'])
         .ends_with(['.', '!', '?', ':', '…', '。', '！', '？', '।', '؟']);
     (at > 0 && (!wrapped || ended)).then_some((at, Break::Sentence))
+}
+
+/// What lies between the word bounds of the parts that are not ASCII.
+fn foreign_words(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let foreign = words::parts(text).filter(|(_, part)| !part.is_ascii());
+    foreign.flat_map(|(at, part)| part.split_word_bound_indices().map(move |(i, word)| (at + i, word)))
 }
 
 /// Where scripts without spaces, and punctuation, let words part.

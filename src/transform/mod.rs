@@ -14,7 +14,9 @@ pub mod pii;
 pub mod prepare;
 pub mod quality;
 pub mod relax;
+mod sentences;
 pub mod tokens;
+pub mod words;
 
 #[cfg(test)]
 mod measure;

@@ -13,9 +13,8 @@ use std::collections::HashMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use unicode_segmentation::UnicodeSegmentation;
 
-use super::relax;
+use super::{relax, words::word_indices};
 use crate::{record::Tier, setting::SettingError};
 
 /// `[derive.quality]` of a pipeline file. Shares are of 1.
@@ -305,7 +304,7 @@ fn repeated_line_share(text: &str) -> Option<f64> {
 fn repeated_word_share(text: &str) -> Option<f64> {
     let mut copies: HashMap<&str, usize> = HashMap::new();
     let mut words = 0;
-    for word in text.unicode_words() {
+    for (_, word) in word_indices(text) {
         words += 1;
         *copies.entry(word).or_default() += 1;
     }

@@ -1,6 +1,6 @@
 //! What counts as a token.
 
-use unicode_segmentation::UnicodeSegmentation;
+use super::words::word_indices;
 
 /// Finds tokens in a text.
 pub trait TokenSpans: Send + Sync {
@@ -17,7 +17,7 @@ pub struct Words;
 
 impl TokenSpans for Words {
     fn spans(&self, text: &str) -> Vec<(usize, usize)> {
-        text.unicode_word_indices().map(|(at, word)| (at, at + word.len())).collect()
+        word_indices(text).map(|(at, word)| (at, at + word.len())).collect()
     }
 }
 

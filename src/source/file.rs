@@ -6,11 +6,11 @@
 //! knows it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fs::{self, File},
     io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -275,6 +275,8 @@ pub fn files_at(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// How often it is kept how far a file is read, while it is.
+const KEEP_EVERY: Duration = Duration::from_millis(50);
 /// How often a watched folder is looked at.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
@@ -296,8 +298,13 @@ impl Files {
     /// asked to. Ends when all is read, or when the pipeline closes.
     pub async fn run(self, store: Store, ingest: Ingest) -> io::Result<()> {
         loop {
+            let known = store.progress(&self.source).await.map_err(io::Error::other)?;
+            let mut known: HashMap<String, SourceProgress> =
+                known.into_iter().map(|progress| (progress.path.clone(), progress)).collect();
             for path in files_at(&self.path)? {
-                self.read(&path, &store, &ingest)
+                let name = path.display().to_string();
+                let before = known.remove(&name);
+                self.read(&path, name, before, &store, &ingest)
                     .await
                     .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
                 if ingest.closing().is_cancelled() {
@@ -314,17 +321,23 @@ impl Files {
         }
     }
 
-    async fn read(&self, path: &Path, store: &Store, ingest: &Ingest) -> io::Result<()> {
+    /// Reads the file at `path` from where it was read to `before`.
+    async fn read(
+        &self,
+        path: &Path,
+        name: String,
+        before: Option<SourceProgress>,
+        store: &Store,
+        ingest: &Ingest,
+    ) -> io::Result<()> {
         let content = self.content.or_else(|| Content::of(path)).ok_or_else(|| {
             io::Error::other("its name does not say what it holds; set `format` to \"jsonl\" or \"frames\"")
         })?;
-        let name = path.display().to_string();
         let meta = fs::metadata(path)?;
         let mtime_ns = meta
             .modified()?
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX));
-        let before = store.progress(&self.source, &name).await.map_err(io::Error::other)?;
         let same = before.filter(|p| p.size == meta.len() && p.mtime_ns == mtime_ns);
         if same.as_ref().is_some_and(|p| p.done) {
             return Ok(());
@@ -332,6 +345,7 @@ impl Files {
         let skip = same.map_or(0, |p| p.records);
         let mut bookmark = Bookmark {
             store: store.clone(),
+            kept: Instant::now(),
             at: SourceProgress {
                 source: self.source.clone(),
                 path: name.clone(),
@@ -343,10 +357,12 @@ impl Files {
         };
         let origin = Origin { source: self.source.clone(), peer: Some(name.clone()), tenant: None };
         let file = File::open(path)?;
-        let taken = ingest_reader(file, content, &origin, skip, ingest, Some(&mut bookmark)).await?;
-        if !ingest.closing().is_cancelled() {
-            bookmark.at.done = true;
-            bookmark.move_to(bookmark.at.records).await?;
+        let taken = ingest_reader(file, content, &origin, skip, ingest, Some(&mut bookmark)).await;
+        bookmark.at.done = taken.is_ok() && !ingest.closing().is_cancelled();
+        let kept = bookmark.keep().await;
+        let taken = taken?;
+        kept?;
+        if bookmark.at.done {
             tracing::info!(source = self.source, file = name, taken.acknowledged, taken.refused, "file read");
         }
         Ok(())
@@ -357,14 +373,23 @@ impl Files {
 pub struct Bookmark {
     store: Store,
     at: SourceProgress,
+    kept: Instant,
 }
 
 impl Bookmark {
-    /// A store that has no room just now must not end the source: the next
-    /// move says the same and more, and behind the last one lies only what
-    /// deduplication knows.
+    /// Kept at times only: many small files would otherwise cost more to
+    /// remember than to read.
     async fn move_to(&mut self, records: u64) -> io::Result<()> {
         self.at.records = records;
+        if self.kept.elapsed() < KEEP_EVERY { Ok(()) } else { self.keep().await }
+    }
+
+    /// A store that has no room just now must not end the source: the next
+    /// time says the same and more, and behind the last one lies only what
+    /// deduplication knows.
+    async fn keep(&mut self) -> io::Result<()> {
+        self.kept = Instant::now();
+        let records = self.at.records;
         match self.store.set_progress(&self.at).await {
             Err(error) if error.is_transient() => {
                 tracing::warn!(%error, file = self.at.path, records, "how far the file is read could not be kept");

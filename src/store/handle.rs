@@ -469,8 +469,8 @@ answered_by_each! {
     /// Remembers how far a file was read.
     pub async fn set_progress(&self, progress: &SourceProgress) -> Result<(), StoreError>;
 
-    /// How far `source` has read `path`, if it ever did.
-    pub async fn progress(&self, source: &str, path: &str) -> Result<Option<SourceProgress>, StoreError>;
+    /// How far `source` has read each of its files, in no order.
+    pub async fn progress(&self, source: &str) -> Result<Vec<SourceProgress>, StoreError>;
 
     /// Adds what one process has spent on a day, or gives back what it had
     /// reserved, and returns what all have spent on it.

@@ -26,13 +26,12 @@ impl PostgresStore {
         session.commit("remembering a source's progress").await
     }
 
-    pub async fn progress(&self, source: &str, path: &str) -> Result<Option<SourceProgress>, StoreError> {
+    pub async fn progress(&self, source: &str) -> Result<Vec<SourceProgress>, StoreError> {
         let mut session = self.read().await?;
         session
-            .query("SELECT * FROM thalweg.source_progress WHERE source = $1 AND path = $2")
+            .query("SELECT * FROM thalweg.source_progress WHERE source = $1")
             .bind(source.to_owned())
-            .bind(path.to_owned())
-            .optional(&mut session)
+            .all(&mut session)
             .await
             .doing("reading a source's progress")
     }

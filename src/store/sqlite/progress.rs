@@ -20,11 +20,10 @@ impl SqliteStore {
         transaction.commit().await.doing("remembering a source's progress")
     }
 
-    pub async fn progress(&self, source: &str, path: &str) -> Result<Option<SourceProgress>, StoreError> {
-        sqlx::query_as("SELECT * FROM source_progress WHERE source = ? AND path = ?")
+    pub async fn progress(&self, source: &str) -> Result<Vec<SourceProgress>, StoreError> {
+        sqlx::query_as("SELECT * FROM source_progress WHERE source = ?")
             .bind(source)
-            .bind(path)
-            .fetch_optional(self.readers())
+            .fetch_all(self.readers())
             .await
             .doing("reading a source's progress")
     }

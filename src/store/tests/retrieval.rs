@@ -267,8 +267,8 @@ async fn the_catalog_returns_what_was_put(on: Database) {
     fixture.store.set_progress(&progress).await.unwrap();
     progress.done = true;
     fixture.store.set_progress(&progress).await.unwrap();
-    assert_eq!(fixture.store.progress("files", "a.jsonl").await.unwrap(), Some(progress));
-    assert_eq!(fixture.store.progress("files", "b.jsonl").await.unwrap(), None);
+    assert_eq!(fixture.store.progress("files").await.unwrap(), [progress]);
+    assert_eq!(fixture.store.progress("others").await.unwrap(), []);
 
     assert_eq!(fixture.store.register_space(&space(4), 9).await.unwrap(), fixture.space_key);
     fixture.store.set_space_state(fixture.space_key, SpaceState::Retired).await.unwrap();

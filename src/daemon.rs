@@ -109,7 +109,6 @@ pub async fn run(
 }
 
 struct Daemon {
-    jobs: Jobs,
     bench: Workbench,
     log: Log,
     progress: Arc<Progress>,
@@ -188,7 +187,6 @@ impl Daemon {
         let jobs = Jobs::new(bench.store.clone(), names, pipeline.schedules(), clock.clone());
         let mut daemon = Self {
             addresses,
-            jobs,
             sources: Supervisor::new(closing.clone()),
             finite: 0,
             server: Supervisor::new(CancellationToken::new()),

@@ -73,7 +73,8 @@ impl Flood {
         let over: Vec<_> =
             self.counted.extract_if(|_, row| is_over(row.entry.at_ms)).map(|(_, row)| row).collect();
         let mut rows: Vec<_> = over.into_iter().filter(|row| row.times > 0).collect();
-        let order = |row: &NewTrailRow| (row.entry.at_ms, row.entry.detail.clone(), row.entry.principal.clone());
+        let order =
+            |row: &NewTrailRow| (row.entry.at_ms, row.entry.detail.clone(), row.entry.principal.clone());
         rows.sort_by_cached_key(order);
         let mut dropped = 0;
         if let Some((count, since_ms)) = self.beyond.take_if(|(_, since_ms)| is_over(*since_ms)) {

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use reqwest::{Method, RequestBuilder};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
-use crate::http_client;
+use super::send::secret;
+use crate::{http_client, secret::Secret};
 
 /// Which running daemon a command is about.
 #[derive(Clone, Debug, Args)]
@@ -14,20 +17,35 @@ pub struct Daemon {
     /// Address of the daemon's HTTP interface
     #[arg(long, value_name = "URL", env = "THALWEG_URL", default_value = "http://127.0.0.1:7400")]
     pub url: String,
+    /// API key or token, where the daemon has [auth]; better in the environment
+    #[arg(long, value_name = "KEY", env = "THALWEG_KEY", hide_env_values = true, value_parser = secret)]
+    pub key: Option<Secret>,
 }
 
 impl Daemon {
     /// Asks the daemon.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let url = self.at(path);
-        let response = http_client::local()?.get(&url).timeout(Duration::from_secs(30)).send().await;
-        Self::understand(&url, response).await
+        self.ask(Method::GET, path, |request| request.timeout(Duration::from_secs(30))).await
     }
 
     /// Puts a question to the daemon.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, question: &impl Serialize) -> Result<T> {
+        self.ask(Method::POST, path, |request| request.json(question).timeout(Duration::from_secs(60))).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        complete: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> Result<T> {
         let url = self.at(path);
-        let request = http_client::local()?.post(&url).json(question).timeout(Duration::from_secs(60));
+        let client = if url.starts_with("https:") { http_client::trusting()?.build()? } else { http_client::local()? };
+        let request = complete(client.request(method, &url));
+        let request = match &self.key {
+            Some(key) => request.bearer_auth(key.reveal()),
+            None => request,
+        };
         Self::understand(&url, request.send().await).await
     }
 
@@ -47,7 +65,12 @@ impl Daemon {
         let status = response.status();
         let body = response.bytes().await.with_context(|| format!("{url} broke off its answer"))?;
         if !status.is_success() {
-            bail!("{url} answered {status}: {}", String::from_utf8_lossy(&body));
+            let problem: Option<Value> = serde_json::from_slice(&body).ok();
+            let said = problem.as_ref().and_then(|problem| {
+                Some(format!("{} ({})", problem["detail"].as_str()?, problem["code"].as_str()?))
+            });
+            let said = said.unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned());
+            bail!("{url} answered {status}: {said}");
         }
         serde_json::from_slice(&body).with_context(|| format!("{url} is no Thalweg daemon of this version"))
     }

@@ -18,6 +18,7 @@ mod embed_server;
 mod erase;
 mod jobs;
 mod keys;
+mod manual;
 mod meter;
 mod models;
 mod offline;
@@ -32,6 +33,7 @@ mod segments;
 mod send;
 mod service;
 mod status;
+mod why;
 
 use std::{
     path::{Path, PathBuf},
@@ -81,6 +83,9 @@ enum Command {
     /// Measure the engine on this machine
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
+    Why(why::Why),
+    Completions(manual::Completions),
+    Manual(manual::Manual),
 }
 
 /// Which pipeline a command is about.
@@ -137,6 +142,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::EmbedServer(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Why(command) => command.run(),
+        Command::Completions(command) => Ok(command.run()),
+        Command::Manual(command) => command.run(),
     };
     done.unwrap_or_else(|error| {
         output::error(&error);

@@ -40,7 +40,8 @@ impl Daemon {
         complete: impl FnOnce(RequestBuilder) -> RequestBuilder,
     ) -> Result<T> {
         let url = self.at(path);
-        let client = if url.starts_with("https:") { http_client::trusting()?.build()? } else { http_client::local()? };
+        let client =
+            if url.starts_with("https:") { http_client::trusting()?.build()? } else { http_client::local()? };
         let request = complete(client.request(method, &url));
         let request = match &self.key {
             Some(key) => request.bearer_auth(key.reveal()),

@@ -4,13 +4,18 @@
 //! |---|---|
 //! | `${VAR}` | the variable's value; an unset variable is an error |
 //! | `${VAR:-text}` | the value, or `text` if the variable is unset or empty, as in a shell |
+//! | `${file:/run/secrets/key}` | what the file holds, without the line's end: how secrets are mounted |
 //! | `$$` | one `$` |
 //!
 //! Any other `$` stands for itself, so that a regular expression needs no
 //! escapes. Values are put in after the file has been parsed and are not
 //! looked at again: nothing in the environment can change the file's syntax.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read},
+};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -36,6 +41,8 @@ pub(super) enum ExpandError {
     Unclosed { written: String },
     #[error("`{name}` is not a variable name; write `$$` for a plain dollar sign")]
     Name { name: String },
+    #[error("the file `{path}` cannot be used: {reason}; name a file with one short text in UTF-8")]
+    File { path: String, reason: String },
 }
 
 impl ExpandError {
@@ -44,6 +51,7 @@ impl ExpandError {
         match self {
             Self::Unset { name } | Self::Name { name } => format!("${{{name}"),
             Self::Unclosed { written } => written.clone(),
+            Self::File { path, .. } => format!("${{{FILE}{path}"),
         }
     }
 }
@@ -94,8 +102,29 @@ fn expand(raw: &str, env: Env<'_>) -> Result<Expanded, ExpandError> {
     Ok(Expanded { text, from_environment })
 }
 
+/// Before the path of a file, in the place of a variable's name.
+const FILE: &str = "file:";
+/// Longer is no secret, nor anything else that a setting could be.
+const LONGEST_FILE: u64 = 64 << 10;
+
+/// What the file at `path` holds, without the end of its line.
+fn file(path: &str) -> Result<String, ExpandError> {
+    let read = || {
+        let mut text = String::new();
+        File::open(path)?.take(LONGEST_FILE + 1).read_to_string(&mut text)?;
+        match text.len() as u64 > LONGEST_FILE {
+            true => Err(io::Error::other("it has more than 64 KiB")),
+            false => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
+        }
+    };
+    read().map_err(|error| ExpandError::File { path: path.to_owned(), reason: error.to_string() })
+}
+
 /// The value of what stands between the braces.
 fn variable(body: &str, env: Env<'_>) -> Result<String, ExpandError> {
+    if let Some(path) = body.strip_prefix(FILE) {
+        return file(path);
+    }
     let (name, default) = match body.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (body, None),
@@ -131,6 +160,21 @@ mod tests {
 
     fn text(raw: &str) -> String {
         with_home(raw).unwrap().text
+    }
+
+    #[test]
+    fn a_file_gives_what_it_holds_without_the_end_of_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let written = format!("${{file:{}}}", path.display());
+        let reason = |raw: &str| with_home(raw).unwrap_err().to_string();
+        assert!(reason(&written).contains("No such file"), "{}", reason(&written));
+        std::fs::write(&path, "open sesame\n").unwrap();
+        assert_eq!(text(&written), "open sesame");
+        std::fs::write(&path, [0xFF, 0xFE]).unwrap();
+        assert!(reason(&written).contains("UTF-8"));
+        std::fs::write(&path, "x".repeat(70_000)).unwrap();
+        assert!(reason(&written).contains("64 KiB"));
     }
 
     #[test]

@@ -15,10 +15,11 @@ use crate::{
     tools,
 };
 
-const KEYS: &str = "[auth]\nkeys = true\n";
+/// With it, whoever comes needs a key.
+pub const KEYS: &str = "[auth]\nkeys = true\n";
 
 /// Runs `thalweg` on the site's pipeline: exit code, standard output and error.
-fn thalweg(site: &Site, args: &[&str]) -> (Option<i32>, String, String) {
+pub fn thalweg(site: &Site, args: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thalweg"));
     command.args(args).arg("-p").arg(site.pipeline()).stdin(Stdio::null());
     let output = command.env_remove("THALWEG_LOG").env_remove("THALWEG_KEY").output().unwrap();
@@ -33,7 +34,7 @@ fn fine(site: &Site, args: &[&str]) -> Value {
 }
 
 /// Makes a key: its id and its text.
-fn key(site: &Site, more: &[&str]) -> (String, String) {
+pub fn key(site: &Site, more: &[&str]) -> (String, String) {
     let made = fine(site, &[&["keys", "create", "--name", "test"], more].concat());
     (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
 }

@@ -23,6 +23,7 @@ mod embed_server;
 mod erase;
 mod forward;
 mod health;
+mod http_identity;
 mod idempotent;
 mod identity;
 mod jobs;

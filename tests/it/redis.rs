@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     backfill::{Service, counts, ingest},
     daemon::{Daemon, HTTP, Site, eventually},
+    identity::{KEYS, key},
     tools,
 };
 
@@ -471,4 +472,29 @@ async fn two_daemons_with_one_redis_share_keys_also_over_restarts_and_without_it
     assert_eq!(end_offset(&other).await, ends.1 + 2);
     one.stop_drained();
     other.stop_drained();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_daemons_with_one_redis_have_one_limit_and_without_it_open_or_closed_as_is_said() {
+    let Some(mut redis) = Server::start(&[]).await else { return };
+    let limits =
+        |fail: &str| format!("{HTTP}{KEYS}[limits]\nfree = 6\nfail = \"{fail}\"\n{}", redis.section());
+    let (open, closed) = (Site::new(&limits("open")), Site::new(&limits("closed")));
+    let tenant = ["--role", "viewer", "--tenant", "acme", "--tier", "free"];
+    let keys = [key(&open, &tenant).1, key(&closed, &tenant).1];
+    let daemons = [open.start(), closed.start()];
+    let ask = async |which: usize| {
+        let url = format!("{}/api/v1/capabilities", daemons[which].http);
+        let request = thalweg::http_client::local().unwrap().get(url).bearer_auth(&keys[which]);
+        request.send().await.unwrap().status().as_u16()
+    };
+    let mut answers = Vec::new();
+    for turn in 0..8 {
+        answers.push(ask(turn % 2).await);
+    }
+    assert_eq!(answers, [200, 200, 200, 200, 200, 200, 429, 429]);
+    redis.kill();
+    // Each counts by itself, and has its whole limit there.
+    assert_eq!(ask(0).await, 200);
+    assert_eq!(ask(1).await, 503);
 }

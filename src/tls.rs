@@ -122,13 +122,13 @@ impl Identity {
             return;
         }
         let stamps = stamps(&self.settings);
-        let changed = stamps != seen.1;
-        *seen = (now, stamps);
-        if !changed {
+        seen.0 = now;
+        if stamps == seen.1 {
             return;
         }
         match read(&self.settings) {
             Ok(identity) => {
+                seen.1 = stamps;
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(identity);
                 tracing::info!(cert = %self.settings.cert.display(), "the TLS certificate was read again");
             }

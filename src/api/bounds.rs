@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use axum::{
     extract::{Request, State},
-    http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -28,6 +27,6 @@ async fn in_time(limit: Duration, answer: impl Future<Output = Response>) -> Res
              them again with the same Idempotency-Key",
             limit.as_secs_f64()
         );
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "timed_out", detail).into_response()
+        Problem::unavailable("timed_out", detail, 1).into_response()
     })
 }

@@ -11,16 +11,14 @@ use axum::{
 };
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 use tokio_util::codec::Decoder;
 
 use super::{Problem, Shared, WAIT_FOR_ROOM, bodies::Held, extract::Caller, idempotency, problem};
 use crate::{
     dataflow::Cpu,
     frame::{FrameCodec, Unit},
-    pipeline::{Answer, Ingest, Origin, Refusal, Submitted},
+    pipeline::{Answer, Bounds, Ingest, Origin, Refusal, Submitted},
     source::{
-        file::submit,
         json::{self, LineParser, Parsed},
         wire::Level,
     },
@@ -43,6 +41,9 @@ struct OffsetRange {
     offset: u64,
     count: u64,
 }
+
+/// Records of a request that may be refused; the next one ends it.
+const MOST_REFUSALS: u32 = 1_000;
 
 #[derive(Clone, Copy)]
 enum Encoding {
@@ -150,16 +151,22 @@ impl Request {
         let (body, max_frame) = (held.bytes.clone(), ingest.max_frame());
         let parts = cpu.run(move || parse(encoding, body, max_frame)).await?;
         let mut under_way = VecDeque::new();
+        let mut bounds = Bounds { room: WAIT_FOR_ROOM, refusals: MOST_REFUSALS };
         for part in parts {
-            let submitted = timeout(WAIT_FOR_ROOM, submit(part, 0, &origin, &ingest));
-            match submitted.await {
-                Ok(submitted) => under_way.extend(submitted),
-                // Nothing submitted yet: a clean refusal. Otherwise what was
-                // taken has to be answered for.
-                Err(_) if under_way.is_empty() => {
-                    return Err(Problem::unavailable("overloaded", "the log has no room at the moment", 1));
+            let submitted = match part {
+                Parsed::Unit { frame, unit } => ingest.submit_within(&origin, frame, unit, &mut bounds).await,
+                Parsed::NotJson { frame, byte, .. } if !bounds.take() => {
+                    [Submitted::too_many_refused((frame, byte))].into()
                 }
-                Err(_) => break,
+                Parsed::NotJson { frame, byte, message, line } => {
+                    [ingest.refuse(&origin, (frame, byte), "not_json", message, false, line).await].into()
+                }
+            };
+            let ended = submitted.back().is_some_and(Submitted::is_fatal);
+            under_way.extend(submitted);
+            // What was taken has to be answered for; the rest is not looked at.
+            if ended {
+                break;
             }
         }
         answer(&ingest, under_way).await
@@ -176,8 +183,17 @@ fn parse(encoding: Encoding, body: Bytes, max_frame: ByteSize) -> Result<Vec<Par
         }
         Encoding::NdJson => {
             let mut parser = LineParser::default();
-            let mut parts: Vec<Parsed> =
-                body.split_inclusive(|b| *b == b'\n').flat_map(|line| parser.line(line)).collect();
+            let (mut parts, mut faults) = (Vec::new(), 0);
+            for line in body.split_inclusive(|b| *b == b'\n') {
+                for part in parser.line(line) {
+                    faults += u32::from(matches!(part, Parsed::NotJson { .. }));
+                    parts.push(part);
+                }
+                // The rest would not be looked at, and costs memory.
+                if faults > MOST_REFUSALS {
+                    return Ok(parts);
+                }
+            }
             parts.extend(parser.finish());
             Ok(parts)
         }
@@ -222,7 +238,7 @@ async fn answer(ingest: &Ingest, under_way: VecDeque<Submitted>) -> Result<Respo
     let status = match done.errors.last() {
         Some(refusal) if done.acknowledged == 0 => match refusal.code {
             "log_full" => StatusCode::INSUFFICIENT_STORAGE,
-            "log_failed" | "closing" => StatusCode::SERVICE_UNAVAILABLE,
+            "log_failed" | "closing" | "overloaded" => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         },
         _ => StatusCode::OK,

@@ -118,8 +118,10 @@ pub struct Parts {
     pub started: Instant,
 }
 
-/// Largest body of a request.
+/// Largest body of an ingest request.
 pub const MAX_BODY_BYTES: usize = 64 << 20;
+/// Largest body of any other request.
+const MAX_JSON_BYTES: usize = 1 << 20;
 
 impl Api {
     /// From its parts.
@@ -156,7 +158,7 @@ impl Api {
         routes
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
-            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
             .layer(CatchPanicLayer::new())
             .layer(middleware::from_fn_with_state(self.clone(), bounds::bounded))
             .layer(middleware::from_fn(measured))

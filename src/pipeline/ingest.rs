@@ -10,7 +10,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,7 @@ use crate::{
     frame::Unit,
     log::{Ack, AppendError, Appended, Claim, LogWriter, Pending},
     metrics,
+    msgpack::{Scalar, put_amended},
     store::{NewDeadLetter, Store},
     units::ByteSize,
 };
@@ -88,6 +89,27 @@ impl Submitted {
         self.frames.into()
     }
 
+    /// Whether nothing after it was handed in.
+    pub fn is_fatal(&self) -> bool {
+        matches!(&self.state, State::Refused(refusal) if refusal.fatal)
+    }
+
+    fn without_room(place: (u64, u64)) -> Self {
+        Self::ended(place, "overloaded", "the log has no room at the moment; send it again from here on")
+    }
+
+    /// Of a request that has no refusal left.
+    pub fn too_many_refused(place: (u64, u64)) -> Self {
+        let message =
+            "too much of this request was refused; mend the producer, and send it again from here on";
+        Self::ended(place, "too_many_errors", message)
+    }
+
+    fn ended((frame, byte): (u64, u64), code: &'static str, message: &str) -> Self {
+        let refusal = Refusal { frame, byte, code, message: message.to_owned(), fatal: true, kept: false };
+        Self { first_frame: frame, first_byte: byte, frames: 1, state: State::Refused(refusal) }
+    }
+
     /// Number of the frame after the stretch.
     pub fn end_frame(&self) -> u64 {
         self.first_frame + u64::from(self.frames)
@@ -143,7 +165,33 @@ struct Sender<'a> {
     producer: Option<&'a Producer>,
     /// Whether nobody would send again what a full log does not take.
     keep: bool,
+    /// How long each stretch waits for room in the log; `None`: as long as it
+    /// takes.
+    room: Option<Duration>,
 }
+
+/// What a request may ask of the way in: it is answered once, as a whole, so
+/// it must come to an end.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How long it waits for room in the log, each time.
+    pub room: Duration,
+    /// Refusals that are left to it: each is a dead letter and a line of the
+    /// answer.
+    pub refusals: u32,
+}
+
+impl Bounds {
+    /// Takes one refusal; false if none is left.
+    pub fn take(&mut self) -> bool {
+        let left = self.refusals.checked_sub(1);
+        self.refusals = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+/// The code of a frame that names another tenant than its sender's.
+pub const TENANT_FORBIDDEN: &str = "tenant_forbidden";
 
 /// How long a patient source waits before it asks a full log again.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -221,7 +269,23 @@ impl Ingest {
     /// Hands in what a decoder found next. `frame` is the number of its first
     /// frame. Waits while the log's queue is full.
     pub async fn submit(&self, origin: &Origin, frame: u64, unit: Unit) -> VecDeque<Submitted> {
-        self.hand_in(Sender { origin, producer: None, keep: true }, frame, unit).await
+        self.hand_in(Sender { origin, producer: None, keep: true, room: None }, frame, unit).await
+    }
+
+    /// As [`Ingest::submit`], of a request. A refusal that is `fatal` is the
+    /// last one: what follows it was not handed in.
+    pub async fn submit_within(
+        &self,
+        origin: &Origin,
+        frame: u64,
+        unit: Unit,
+        bounds: &mut Bounds,
+    ) -> VecDeque<Submitted> {
+        let sender = Sender { origin, producer: None, keep: false, room: Some(bounds.room) };
+        match unit {
+            Unit::Run { at, bytes, .. } => self.hand_in_run(sender, frame, at, &bytes, Some(bounds)).await,
+            other => self.hand_in(sender, frame, other).await,
+        }
     }
 
     /// As [`Ingest::submit`], of a connection whose peer sends again what was
@@ -233,14 +297,14 @@ impl Ingest {
         frame: u64,
         unit: Unit,
     ) -> VecDeque<Submitted> {
-        self.hand_in(Sender { origin, producer, keep: false }, frame, unit).await
+        self.hand_in(Sender { origin, producer, keep: false, room: None }, frame, unit).await
     }
 
     async fn hand_in(&self, sender: Sender<'_>, frame: u64, unit: Unit) -> VecDeque<Submitted> {
         match unit {
             // Proving a run of at most a megabyte takes less than handing it
             // to another thread would.
-            Unit::Run { at, bytes, .. } => self.hand_in_run(sender, frame, at, &bytes).await,
+            Unit::Run { at, bytes, .. } => self.hand_in_run(sender, frame, at, &bytes, None).await,
             Unit::Oversized { at, claimed, head } => {
                 let message = format!(
                     "the frame claims {claimed} bytes, over the cap of {}; its payload was skipped",
@@ -257,7 +321,14 @@ impl Ingest {
         }
     }
 
-    async fn hand_in_run(&self, sender: Sender<'_>, frame: u64, at: u64, run: &Bytes) -> VecDeque<Submitted> {
+    async fn hand_in_run(
+        &self,
+        sender: Sender<'_>,
+        frame: u64,
+        at: u64,
+        run: &Bytes,
+        mut bounds: Option<&mut Bounds>,
+    ) -> VecDeque<Submitted> {
         let (mut submitted, mut next_frame, mut next_byte) = (VecDeque::new(), frame, at);
         let tenant = sender.origin.tenant.as_deref();
         for piece in admit(run, tenant, self.inner.max_frame.as_usize()) {
@@ -272,10 +343,20 @@ impl Ingest {
                     let place = (frame + u64::from(index), at + within as u64);
                     next_frame = place.0 + 1;
                     next_byte = place.1 + 4 + payload.len() as u64;
+                    if let Some(bounds) = &mut bounds
+                        && !bounds.take()
+                    {
+                        submitted.push_back(Submitted::too_many_refused(place));
+                        break;
+                    }
                     self.refuse_from(sender, place, reason.code(), reason.to_string(), payload).await
                 }
             };
+            let last = bounds.is_some() && one.is_fatal();
             submitted.push_back(one);
+            if last {
+                break;
+            }
         }
         submitted
     }
@@ -288,7 +369,15 @@ impl Ingest {
         (frame, byte): (u64, u64),
     ) -> Submitted {
         let claim = sender.producer.map(|producer| producer.claim(frame, count));
-        let state = match self.log.reserve(frames.len()).await {
+        let reserving = self.log.reserve(frames.len());
+        let reserved = match sender.room {
+            None => reserving.await,
+            Some(room) => match tokio::time::timeout(room, reserving).await {
+                Ok(reserved) => reserved,
+                Err(_) => return Submitted::without_room((frame, byte)),
+            },
+        };
+        let state = match reserved {
             Ok(reservation) => {
                 let kept = sender.keep.then(|| frames.clone());
                 State::Pending(reservation.append_claimed(frames, count, claim), kept)
@@ -354,7 +443,7 @@ impl Ingest {
         bytes: Bytes,
     ) -> Submitted {
         let message = format!("the frame did not end in time: {} bytes of it arrived", bytes.len());
-        self.cut_off(Sender { origin, producer, keep: false }, place, message, bytes).await
+        self.cut_off(Sender { origin, producer, keep: false, room: None }, place, message, bytes).await
     }
 
     /// Keeps a dead letter for one frame and makes its refusal.
@@ -382,6 +471,17 @@ impl Ingest {
     ) -> Refusal {
         metrics::ingest_rejected(code);
         self.inner.progress.refused(code);
+        // Sent again by whoever it is, it is its sender's tenant's.
+        let payload = origin
+            .tenant
+            .as_deref()
+            .filter(|_| code != TENANT_FORBIDDEN)
+            .and_then(|tenant| {
+                let mut amended = BytesMut::new();
+                put_amended(&mut amended, &payload, &[("tenant", Scalar::Str(tenant))])?;
+                Some(amended.freeze())
+            })
+            .unwrap_or(payload);
         let letter = NewDeadLetter {
             at_ms: (self.inner.clock)(),
             pipeline: self.inner.pipeline.clone(),

@@ -41,5 +41,5 @@ pub mod survey;
 pub mod upkeep;
 pub mod why;
 
-pub use ingest::{Answer, Ingest, Origin, Producer, Refusal, Submitted};
+pub use ingest::{Answer, Bounds, Ingest, Origin, Producer, Refusal, Submitted, TENANT_FORBIDDEN};
 pub use offsets::Offsets;

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     frame::{Payloads, put_frame},
+    pipeline::TENANT_FORBIDDEN,
     record::RecordRef,
     store::{DeadLetter, DeadLetterState},
 };
@@ -35,6 +36,9 @@ pub fn mended(letter: &DeadLetter, set: &[Field]) -> Result<Bytes, String> {
             "only its beginning is kept ({}); its producer has to send it again",
             inner.code
         ));
+    }
+    if inner.code == TENANT_FORBIDDEN {
+        return Err("it names a tenant that its sender does not speak for".into());
     }
     let payload = inner.payload.as_deref().ok_or("its bytes are not kept")?;
     let mut bytes = BytesMut::new();

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
     process::Command,
     time::{Duration, Instant},
@@ -273,6 +273,30 @@ async fn a_connection_too_many_is_told_so_at_once_and_those_that_are_open_go_on(
     drop(held);
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(get(&daemon, "/health/live").await["status"], "live");
+}
+
+#[test]
+fn a_head_that_trickles_is_cut_off_in_its_time_and_others_are_answered_meanwhile() {
+    let daemon = daemon_with_http("max_connections = 20");
+    let is_open = |socket: &mut TcpStream| {
+        let read = socket.read(&mut [0; 512]);
+        read.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+    };
+    let trickle = || {
+        let mut socket = TcpStream::connect(daemon.address()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        socket.write_all(b"GET /health/live HTTP/1.1\r\n").unwrap();
+        socket
+    };
+    let mut trickling: Vec<_> = (0..10).map(|_| trickle()).collect();
+    let started = Instant::now();
+    while !trickling.is_empty() {
+        trickling.retain_mut(|socket| socket.write_all(b"x: y\r\n").is_ok() && is_open(socket));
+        let answer = raw(&daemon, b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", SOON);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(started.elapsed() < Duration::from_secs(50), "{} heads trickle on", trickling.len());
+        std::thread::sleep(Duration::from_secs(2));
+    }
 }
 
 /// Anything but an answer of the document is a fault of ours: schemathesis

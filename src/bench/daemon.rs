@@ -63,6 +63,11 @@ impl Folder {
         Ok(config::load(&self.file, &|name| std::env::var(name).ok())?)
     }
 
+    /// Its pipeline file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Runs its pipeline in a process of its own until all files are read and
     /// derived. Returns what that used.
     pub fn run_once(&self) -> Result<Usage> {
@@ -74,8 +79,7 @@ impl Folder {
 
     /// This program's own `run`.
     fn command(&self) -> Result<Command> {
-        let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let mut command = Command::new(program);
+        let mut command = program()?;
         command.arg("run").arg(&self.file).args(["--log", "warn"]);
         command.stdin(Stdio::null()).stderr(File::create(self.log())?);
         Ok(command)
@@ -91,6 +95,11 @@ impl Folder {
         let lines: Vec<&str> = text.lines().collect();
         lines.iter().skip(lines.len().saturating_sub(3)).copied().collect::<Vec<_>>().join("; ")
     }
+}
+
+/// This program, to be started once more.
+pub fn program() -> Result<Command> {
+    Ok(Command::new(std::env::current_exe().context("cannot find this program's own file")?))
 }
 
 /// A process that ends with this one, or when it is dropped.

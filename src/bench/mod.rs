@@ -18,6 +18,7 @@ pub mod quality;
 pub mod report;
 pub mod sample;
 mod segment;
+mod slo;
 mod stages;
 mod store;
 pub mod usage;
@@ -32,6 +33,7 @@ pub use quality::quality;
 pub use report::{Better, Case, Report};
 pub use sample::{Sample, sample_of};
 pub use segment::segment;
+pub use slo::{Part as SloPart, Settings as SloSettings, slo};
 pub use stages::stages;
 pub use store::{Part as StorePart, Settings as StoreSettings, store};
 

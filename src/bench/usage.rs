@@ -30,19 +30,15 @@ pub fn cpu_seconds<T>(work: impl FnOnce() -> T) -> (T, f64) {
     (done, (own().cpu + children().cpu).saturating_sub(before).as_secs_f64())
 }
 
-/// Of the running process `pid`, as `/proc` tells.
+/// Of the running process `pid`.
 ///
 /// # Errors
 /// If there is no such process, or no `/proc`.
 pub fn of_process(pid: u32) -> io::Result<Usage> {
-    let malformed =
-        |file| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/{file} is malformed"));
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/status is malformed"));
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    Ok(Usage {
-        cpu: cpu_of_stat(&stat, ticks_per_second()).ok_or_else(|| malformed("stat"))?,
-        peak_rss_bytes: peak_of_status(&status).ok_or_else(|| malformed("status"))?,
-    })
+    let peak_rss_bytes = peak_of_status(&status).ok_or_else(malformed)?;
+    Ok(Usage { cpu: clock_of_process(pid)?, peak_rss_bytes })
 }
 
 fn getrusage(who: libc::c_int) -> Usage {
@@ -65,18 +61,23 @@ fn getrusage(who: libc::c_int) -> Usage {
     }
 }
 
-fn ticks_per_second() -> u64 {
-    // SAFETY: sysconf only reads a constant of the system.
-    u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|n| *n > 0).unwrap_or(100)
-}
-
-/// Fields 14 and 15, counted after the command, which may hold anything.
-fn cpu_of_stat(stat: &str, ticks_per_second: u64) -> Option<Duration> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_ascii_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u64>().ok();
-    let total = ticks()? + ticks()?;
-    Some(Duration::from_micros(total * 1_000_000 / ticks_per_second))
+/// To the nanosecond, where `/proc/PID/stat` counts hundredths of a second.
+fn clock_of_process(pid: u32) -> io::Result<Duration> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: both calls only write to the places they are given.
+    let failed = unsafe {
+        match libc::clock_getcpuclockid(pid, &raw mut clock) {
+            0 if libc::clock_gettime(clock, &raw mut time) == 0 => None,
+            0 => Some(io::Error::last_os_error()),
+            code => Some(io::Error::from_raw_os_error(code)),
+        }
+    };
+    let part = |part: i64| u64::try_from(part).unwrap_or(0);
+    match failed {
+        None => Ok(Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))),
+        Some(error) => Err(error),
+    }
 }
 
 fn peak_of_status(status: &str) -> Option<u64> {
@@ -88,13 +89,6 @@ fn peak_of_status(status: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn processor_time_is_found_behind_any_command() {
-        let stat = "42 (a ) b) S 1 2 3 4 5 6 7 8 9 10 150 50 7 7 20 0 1 0 1 1 1";
-        assert_eq!(cpu_of_stat(stat, 100), Some(Duration::from_secs(2)));
-        assert_eq!(cpu_of_stat("42 (a) S 1", 100), None);
-    }
 
     #[test]
     fn peak_memory_is_read_in_bytes() {
@@ -113,7 +107,8 @@ mod tests {
         });
         assert!(cpu > 0.0, "{cpu} {hash}");
         let seen = of_process(std::process::id()).unwrap();
-        assert!(seen.cpu > Duration::ZERO);
+        assert!(seen.cpu >= Duration::from_secs_f64(cpu), "{seen:?} {cpu}");
+        assert!(of_process(u32::MAX).is_err());
         assert!(seen.peak_rss_bytes > 1 << 20 && own().peak_rss_bytes > 1 << 20);
     }
 }

@@ -1,6 +1,6 @@
 //! `thalweg bench`.
 
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
@@ -8,8 +8,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::output;
 use crate::{
     bench::{
-        self, Against, Case, CocoIndex, EmbedPart, Options, Peer, PipelinePart, Report, StorePart,
-        StoreSettings,
+        self, Against, Case, CocoIndex, EmbedPart, Options, Peer, PipelinePart, Report, SloPart, SloSettings,
+        StorePart, StoreSettings,
         dictionaries::{Grid, Table},
         machine::Machine,
         quality::{self, Part},
@@ -29,6 +29,9 @@ pub struct Bench {
     /// Write the report as JSON to this file, too
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Print the table as Markdown
+    #[arg(long, global = true)]
+    markdown: bool,
     /// How often everything is measured
     #[arg(long, global = true, value_name = "N", default_value = "5")]
     runs: NonZeroUsize,
@@ -128,6 +131,37 @@ enum Name {
         #[arg(long, value_name = "URL", env = "THALWEG_TEST_POSTGRES")]
         url: Option<String>,
     },
+    /// Whether a daemon keeps what is promised of it: latency, errors, overload, what keys cost
+    Slo(Slo),
+}
+
+/// Of `thalweg bench slo`.
+#[derive(Debug, Args)]
+struct Slo {
+    /// How many seconds each run of an objective lasts
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// How many seconds the overload lasts
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    overload_seconds: u64,
+    /// Little data, runs of one second and an overload of two: to see that it works, not how fast
+    #[arg(long, conflicts_with_all = ["seconds", "overload_seconds"])]
+    quick: bool,
+    /// Measure only this part; may be given again
+    #[arg(long, value_name = "PART")]
+    only: Vec<SloPart>,
+}
+
+impl Slo {
+    fn settings(&self) -> SloSettings {
+        let (seconds, overload) = if self.quick { (1, 2) } else { (self.seconds, self.overload_seconds) };
+        SloSettings {
+            seconds: Duration::from_secs(seconds),
+            overload: Duration::from_secs(overload),
+            quick: self.quick,
+            only: self.only.clone(),
+        }
+    }
 }
 
 /// What indexes files, too.
@@ -156,6 +190,7 @@ impl Name {
             Self::Embed { .. } => "embed",
             Self::Store { .. } => "store",
             Self::Pipeline { .. } => "pipeline",
+            Self::Slo(_) => "slo",
         }
     }
 
@@ -193,6 +228,7 @@ impl Name {
                 bench::beside_cocoindex(options, &CocoIndex { url, python: python.clone() })
             }
             Self::Pipeline { records, only, .. } => bench::pipeline(options, *records, only),
+            Self::Slo(slo) => bench::slo(options, &slo.settings()),
         };
         Ok((cases?, None))
     }
@@ -214,7 +250,9 @@ impl Bench {
             std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
         }
         output::line(&report.machine.summary())?;
-        output::line(output::table(&table.unwrap_or_else(|| report.rows())).trim_end())?;
+        let rows = table.unwrap_or_else(|| report.rows());
+        let shown = if self.markdown { output::markdown(&rows) } else { output::table(&rows) };
+        output::line(shown.trim_end())?;
         Ok(ExitCode::SUCCESS)
     }
 }

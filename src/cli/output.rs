@@ -62,6 +62,17 @@ pub fn table(rows: &[Vec<String>]) -> String {
     out
 }
 
+/// As [`table`], in Markdown.
+pub fn markdown(rows: &[Vec<String>]) -> String {
+    let line = |cells: &[String]| {
+        let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let Some((heading, rows)) = rows.split_first() else { return String::new() };
+    let rule = vec!["---".to_owned(); heading.len()];
+    [line(heading), line(&rule)].into_iter().chain(rows.iter().map(|row| line(row))).collect()
+}
+
 /// Whether `cell` is a number, perhaps with a unit, or the dash for none. A
 /// digest may begin with digits and is neither.
 fn is_quantity(cell: &str) -> bool {
@@ -122,6 +133,12 @@ mod tests {
         let shown = [0, 999, 1_000, 1_234_567].map(count);
         assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([rate(0.0), rate(12.34), rate(1_234.5)], ["0", "12.3", "1,235"]);
+    }
+
+    #[test]
+    fn a_bar_in_a_cell_ends_no_column_of_markdown() {
+        let rows = [["name", "n"], ["a|b", "10"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(markdown(&rows), "| name | n |\n| --- | --- |\n| a\\|b | 10 |\n");
     }
 
     #[test]

@@ -44,6 +44,7 @@ mod rerun;
 mod retention;
 mod segments;
 mod sessions;
+mod slo;
 mod sources;
 mod stop;
 mod tenants;

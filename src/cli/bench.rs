@@ -144,7 +144,7 @@ struct Slo {
     /// How many seconds the overload lasts
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     overload_seconds: u64,
-    /// Little data, runs of one second and an overload of two: to see that it works, not how fast
+    /// Little data, runs and an overload of one second: to see that it works, not how fast
     #[arg(long, conflicts_with_all = ["seconds", "overload_seconds"])]
     quick: bool,
     /// Measure only this part; may be given again
@@ -154,7 +154,7 @@ struct Slo {
 
 impl Slo {
     fn settings(&self) -> SloSettings {
-        let (seconds, overload) = if self.quick { (1, 2) } else { (self.seconds, self.overload_seconds) };
+        let (seconds, overload) = if self.quick { (1, 1) } else { (self.seconds, self.overload_seconds) };
         SloSettings {
             seconds: Duration::from_secs(seconds),
             overload: Duration::from_secs(overload),

@@ -45,7 +45,8 @@ pub fn identity(bench: &Bench<'_>) -> Result<Vec<Case>> {
     for side in all {
         sides.push(Box::new(|| cpu_ms(bench, side)));
     }
-    let runs = in_turn("slo, identity", bench.options.runs * TIMES, &mut sides)?;
+    let times = if bench.settings.quick { 1 } else { TIMES };
+    let runs = in_turn("slo, identity", bench.options.runs * times, &mut sides)?;
     drop(sides);
     let [without, of_all_ms, of_one_ms] = runs.as_slice() else { anyhow::bail!("a side gave nothing") };
     for side in [open, of_all, of_one] {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Bench, Capacity, Client, Load, Pace, Seen, drive, errors, number, quantiles};
+use super::{Answer, Bench, Capacity, Client, Load, Pace, Seen, drive, errors, number, quantiles};
 use crate::bench::{Better, Case, daemon::Daemon, progress, sample::in_turn, sample_of};
 
 /// A pipeline whose embedder costs next to nothing.
@@ -89,7 +89,7 @@ fn judged(objective: &Objective, rate: f64, runs: Vec<Run>) -> Result<Vec<Case>>
         cpu("clients", |run| run.seen.cpu.as_secs_f64() * 1e3)?,
     ];
     let seen: Vec<Seen> = runs.into_iter().map(|run| run.seen).collect();
-    let available = 100.0 - Seen::percent(&seen, |answer| answer.is_absent());
+    let available = 100.0 - Seen::percent(&seen, Answer::is_absent);
     let mut cases = quantiles(&what, &seen, Seen::done_ms, objective.p95_ms)?;
     cases.push(errors(&what, &seen, objective.errors_percent));
     cases.push(

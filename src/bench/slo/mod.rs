@@ -27,7 +27,7 @@ use super::{
     sample::{quantile, sample_of},
     stages::local_model,
 };
-use client::Client;
+use client::{Answer, Client};
 use load::{Load, Pace, Seen, drive, number};
 use texts::Texts;
 

@@ -29,7 +29,7 @@ const FULL: f64 = 0.9;
 const AGAIN_S: f64 = 5.0;
 /// Speed is looked at over so long, and for no longer than so many looks.
 const LOOK: Duration = Duration::from_millis(500);
-const LOOKS: u32 = 60;
+const LOOKS: u32 = 20;
 
 /// What was seen.
 struct Outcome {

@@ -48,7 +48,7 @@ impl Texts {
     /// what it sends, every fifth request has [`MANY`] records.
     pub fn mixed(&self, client: usize, n: usize) -> Request {
         match (client + n) % 10 {
-            place if place % 2 == 0 => self.search(client * 7 + n),
+            place if place.is_multiple_of(2) => self.search(client * 7 + n),
             9 => self.ingest(Some(&sent_to(client)), MANY),
             _ => self.ingest(Some(&sent_to(client)), 1),
         }

@@ -48,8 +48,9 @@ use crate::{
     },
     store::Lease,
     tls::Tls,
+    webhooks::EventKind,
     workbench::{Workbench, archive_of, batch_tag, open_log_of},
-    worker::{Failing, Worker, keep_schedules},
+    worker::{Deliverer, Failing, Worker, keep_schedules, tell_health, tell_quota},
 };
 
 /// Time to the next attempt at an object store that does not answer.
@@ -203,7 +204,7 @@ impl Daemon {
             daemon.describe_later(error)?;
         }
         // One that ends by itself checks its model when it needs it.
-        daemon.start_workers(lease, &batch_tag, options, clock)?;
+        daemon.start_workers(lease, &batch_tag, options, clock).await?;
         daemon.start_server((http, tls), &ingest, &access, batch_tag, metrics, started);
         let stop = daemon.workers.stop_token();
         daemon.workers.spawn("access", upkeep.run(stop));
@@ -239,7 +240,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn start_workers(
+    async fn start_workers(
         &mut self,
         lease: Lease,
         batch_tag: &str,
@@ -314,9 +315,38 @@ impl Daemon {
         self.workers.spawn("erasure", eraser.run(self.progress.clone(), self.closing.clone()));
         self.workers.spawn("upkeep", upkeep::run(self.bench.store.clone(), stop.clone()));
         if watched {
+            self.start_webhooks(&archive).await?;
             self.start_jobs(options, batch_tag, archive.clone(), shadows)?;
         }
         self.workers.spawn("archive", archive.run(self.progress.clone(), stop));
+        Ok(())
+    }
+
+    /// What is told stays queued while no daemon tells it.
+    async fn start_webhooks(&mut self, archive: &Archive) -> Result<()> {
+        let (pipeline, store) = (&self.bench.pipeline, &self.bench.store);
+        if pipeline.webhooks.is_empty() {
+            return Ok(());
+        }
+        let (clock, stop) = (archive.clock.clone(), self.closing.clone());
+        let hooks = (pipeline.name.as_str(), pipeline.webhooks.clone());
+        let deliverer = Deliverer::open(hooks, store.clone(), Arc::new(rand::random), clock.clone())
+            .await
+            .context("[[webhook]]")?;
+        self.workers.spawn("webhooks", deliverer.run(self.progress.clone(), stop.clone()));
+        let outbox = archive.outbox.clone();
+        if [EventKind::HealthDegraded, EventKind::HealthReady].into_iter().any(|kind| outbox.wants(kind)) {
+            let told = (store.clone(), outbox.clone());
+            let telling = tell_health(self.progress.clone(), told, clock.clone(), stop.clone());
+            self.workers.spawn("health", telling);
+        }
+        if [EventKind::QuotaWarning, EventKind::QuotaSpent].into_iter().any(|kind| outbox.wants(kind)) {
+            let told = (store.clone(), outbox);
+            for budget in self.bench.serving.members().iter().filter_map(|served| served.model.budget()) {
+                let telling = tell_quota(budget.clone(), told.clone(), clock.clone(), stop.clone());
+                self.workers.spawn("quota", telling);
+            }
+        }
         Ok(())
     }
 

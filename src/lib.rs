@@ -55,6 +55,8 @@ pub mod artifact;
 
 pub mod jobs;
 
+pub mod webhooks;
+
 pub mod config;
 
 pub mod pipeline;

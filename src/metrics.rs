@@ -97,6 +97,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "jobs_ended_total",
         "Jobs that this daemon worked on, by kind and the state it left them in: queued, to go on later."
     );
+    describe_counter!(
+        "webhook_attempts_total",
+        "Attempts to tell a webhook something, by webhook and the state they left the delivery in."
+    );
     describe_counter!("http_requests_total", "HTTP requests, by route and status.");
     describe_histogram!("http_request_seconds", "Time to answer an HTTP request, by route.");
     Ok(handle)
@@ -142,6 +146,11 @@ pub fn job_begun() -> Ongoing {
 /// A claim of a job ended.
 pub fn job_ended(kind: &str, state: &'static str) {
     counter!("jobs_ended_total", "kind" => kind.to_owned(), "state" => state).increment(1);
+}
+
+/// A webhook was told something, or not; `state` is where the delivery stands.
+pub fn webhook_attempted(webhook: &str, state: &'static str) {
+    counter!("webhook_attempts_total", "webhook" => webhook.to_owned(), "state" => state).increment(1);
 }
 
 /// A connection was refused before its first frame.

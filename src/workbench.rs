@@ -30,6 +30,7 @@ use crate::{
     },
     redis::Redis,
     store::{SpaceState, Store, StoredVectors},
+    webhooks::Outbox,
 };
 
 /// What every use of a pipeline's data needs.
@@ -225,8 +226,14 @@ pub fn archive_of(
         damage: damage.clone(),
         clock,
         cpu: Cpu::background()?,
+        outbox: outbox_of(pipeline),
         turn: Arc::default(),
     })
+}
+
+/// What webhooks of `pipeline` are told goes into it.
+pub fn outbox_of(pipeline: &Pipeline) -> Outbox {
+    Outbox::new(&pipeline.name, &pipeline.webhooks, Arc::new(rand::random))
 }
 
 /// What the store remembers of the stream of `pipeline`.

@@ -434,3 +434,31 @@ CREATE TABLE thalweg.schedules (
     settled_ms bigint NOT NULL,
     PRIMARY KEY (schedule, stream)
 );
+
+-- What is told by webhooks: waiting to be sent, sent, or given up, and
+-- remembered for a while. `due_ms`: it is not tried before; while somebody
+-- tries, the end of his claim. `claim` counts the claims: what is said of an
+-- attempt counts only with the number of its own. `status`, `took_ms` and
+-- `error` are of the last attempt.
+CREATE TABLE thalweg.webhook_deliveries (
+    delivery_id text COLLATE "C" PRIMARY KEY,
+    pipeline    text NOT NULL,
+    webhook     text NOT NULL,
+    event       text NOT NULL,
+    tenant      text,
+    body        text NOT NULL,
+    state       text NOT NULL DEFAULT 'waiting'
+        CHECK (state IN ('waiting', 'delivered', 'failed')),
+    created_ms  bigint NOT NULL,
+    due_ms      bigint NOT NULL,
+    give_up_ms  bigint NOT NULL,
+    claim       bigint NOT NULL DEFAULT 0,
+    attempts    bigint NOT NULL DEFAULT 0,
+    tried_ms    bigint,
+    took_ms     bigint,
+    status      bigint,
+    error       text,
+    ended_ms    bigint
+);
+CREATE INDEX webhook_deliveries_waiting ON thalweg.webhook_deliveries (pipeline, webhook, due_ms)
+WHERE state = 'waiting';

@@ -33,6 +33,7 @@ mod segments;
 mod send;
 mod service;
 mod status;
+mod webhooks;
 mod why;
 
 use std::{
@@ -72,6 +73,7 @@ enum Command {
     Pack(pack::Pack),
     Audit(audit::Audit),
     Jobs(jobs::Jobs),
+    Webhooks(webhooks::Webhooks),
     Backup(backup::Backup),
     Restore(restore::Restore),
     Dictionaries(dictionaries::Dictionaries),
@@ -132,6 +134,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Pack(command) => command.run(),
         Command::Audit(command) => command.run(),
         Command::Jobs(command) => command.run(),
+        Command::Webhooks(command) => command.run(),
         Command::Backup(command) => command.run(),
         Command::Restore(command) => command.run(),
         Command::Dictionaries(command) => command.run(),

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{artifact, embed, identity, jobs, log, rate_limit, record, redis, segment, store, transform};
+use crate::{
+    artifact, embed, identity, jobs, log, rate_limit, record, redis, segment, store, transform, webhooks,
+};
 
 use super::{
     retention::Retention,
@@ -87,6 +89,9 @@ pub(super) struct Written {
     /// Jobs that come again.
     #[serde(default)]
     schedule: Vec<jobs::ScheduleSettings>,
+    /// Addresses that are told what happens.
+    #[serde(default)]
+    webhook: Vec<webhooks::WebhookSettings>,
     /// How the lists of a query become one.
     #[serde(default)]
     search: Search,
@@ -148,6 +153,9 @@ pub struct Pipeline {
     pub jobs: jobs::Settings,
     /// Jobs that come again, as they are written; names unique.
     pub schedules: Vec<jobs::ScheduleSettings>,
+    /// Addresses that are told what happens; names unique.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<webhooks::WebhookSettings>,
     /// How the lists of a query become one.
     pub search: Search,
     /// The HTTP server.
@@ -181,6 +189,7 @@ impl From<Written> for Pipeline {
             limits: written.limits,
             jobs: written.jobs,
             schedules: written.schedule,
+            webhooks: written.webhook,
             search: written.search,
             http: written.http,
             auth: written.auth,

@@ -11,6 +11,7 @@ use crate::{
     embed::{Provider, remote::SPECIAL_TOKENS},
     jobs,
     setting::SettingError,
+    webhooks,
 };
 
 /// A socket's path must fit `sockaddr_un`, with its closing zero.
@@ -25,6 +26,7 @@ pub(super) fn validate(pipeline: &Pipeline) -> Vec<SettingError> {
     found.extend(listeners(pipeline));
     found.extend(chunks_fit(pipeline));
     found.extend(jobs::settings::refused(&pipeline.schedules));
+    found.extend(webhooks::settings::refused(&pipeline.webhooks));
     found
 }
 

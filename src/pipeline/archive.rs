@@ -38,6 +38,7 @@ use crate::{
     record::RecordRef,
     segment::{self, DictionaryUse, SealError, Sealed, SegmentHeader, SegmentInfo},
     store::{Damage, DamageKind, Store, StoreError},
+    webhooks::Outbox,
 };
 
 /// Why a segment could not be archived. The raw segment stays until it is.
@@ -128,6 +129,8 @@ pub struct Archive {
     /// Seals in the background: nobody waits for it, and a producer that
     /// waits for an acknowledgement goes first.
     pub cpu: Cpu,
+    /// Who is told of it.
+    pub outbox: Outbox,
     /// Held by whoever changes what is sealed.
     pub turn: Arc<Mutex<()>>,
 }
@@ -347,7 +350,9 @@ impl Archive {
     async fn enter(&self, info: &SegmentInfo, path: &Path, object_digest: &str) -> Result<(), ArchiveError> {
         let what = catalog::description(info, (self.clock)());
         self.artifacts.put_file(path, object_digest, what).await?;
-        Ok(self.store.put_segment(&catalog::row(info, path, object_digest)).await?)
+        let row = catalog::row(info, path, object_digest);
+        let told = self.outbox.deliveries(&catalog::sealed(&row, (self.clock)()));
+        Ok(self.store.put_segment(&row, &told).await?)
     }
 }
 

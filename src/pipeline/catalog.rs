@@ -6,6 +6,7 @@ use crate::{
     artifact::{Description, hex},
     segment::SegmentInfo,
     store::SegmentRow,
+    webhooks::{Event, EventKind},
 };
 
 /// Kind of the artifacts that are sealed segments.
@@ -49,4 +50,18 @@ pub(super) fn row(info: &SegmentInfo, path: &Path, object_digest: &str) -> Segme
         file: path.display().to_string(),
         artifact: Some(object_digest.to_owned()),
     }
+}
+
+/// What is told of a segment that is in the object store and the catalog.
+pub(super) fn sealed(row: &SegmentRow, now_ms: i64) -> Event {
+    let data = serde_json::json!({
+        "stream": row.stream,
+        "base_offset": row.base_offset,
+        "end_offset": row.end_offset,
+        "records": row.records,
+        "object_bytes": row.object_bytes,
+        "content_digest": row.content_digest,
+        "object_digest": row.object_digest,
+    });
+    Event { kind: EventKind::SegmentSealed, at_ms: now_ms, tenant: None, data }
 }

@@ -306,8 +306,9 @@ answered_by_each! {
         now_ms: i64,
     ) -> Result<(), StoreError>;
 
-    /// Adds a segment, or replaces what is known of it.
-    pub async fn put_segment(&self, segment: &SegmentRow) -> Result<(), StoreError>;
+    /// Adds a segment, or replaces what is known of it, and queues what is told
+    /// of it.
+    pub async fn put_segment(&self, segment: &SegmentRow, told: &[NewDelivery]) -> Result<(), StoreError>;
 
     /// Forgets the segment of `stream` that begins at `base`.
     pub async fn remove_segment(&self, stream: &str, base: u64) -> Result<(), StoreError>;
@@ -433,7 +434,7 @@ answered_by_each! {
     ) -> Result<(), StoreError>;
 
     /// Forgets who was erased; with a whole tenant go the API keys that speak
-    /// for it and the jobs that name it.
+    /// for it, and the jobs and deliveries of webhooks that name it.
     pub async fn forget_subject(&self, erasure_id: i64) -> Result<(), StoreError>;
 
     /// Nothing is left to do of an erasure.
@@ -549,8 +550,15 @@ answered_by_each! {
         lease_ms: i64,
     ) -> Result<Option<bool>, StoreError>;
 
-    /// Ends a claim; false if it is void, and then nothing is changed.
-    pub async fn end_job(&self, held: HeldJob, end: &JobEnd, now_ms: i64) -> Result<bool, StoreError>;
+    /// Ends a claim, and queues what is told of it; false if it is void, and
+    /// then nothing is changed.
+    pub async fn end_job(
+        &self,
+        held: HeldJob,
+        end: &JobEnd,
+        told: &[NewDelivery],
+        now_ms: i64,
+    ) -> Result<bool, StoreError>;
 
     /// Cancels a job that is queued, or asks whoever works on it to stop.
     /// Returns its state then; none if there is no such job, or it has ended.
@@ -558,6 +566,49 @@ answered_by_each! {
 
     /// Forgets the jobs that ended before; how many.
     pub async fn remove_old_jobs(&self, before_ms: i64) -> Result<u64, StoreError>;
+
+    /// Queues what webhooks are to tell, all or nothing.
+    pub async fn add_deliveries(&self, deliveries: &[NewDelivery]) -> Result<(), StoreError>;
+
+    /// Names of the webhooks of `pipeline` that have something to tell by now.
+    pub async fn webhooks_due(&self, pipeline: &str, now_ms: i64) -> Result<Vec<String>, StoreError>;
+
+    /// Claims deliveries that are due, in no order: of all who try, one has
+    /// each, until the claim is over.
+    pub async fn claim_deliveries(&self, claim: DeliveryClaim<'_>) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Notes what came of an attempt; false, and nothing is noted, if somebody
+    /// else has claimed the delivery meanwhile.
+    pub async fn note_delivery(
+        &self,
+        delivery_id: &str,
+        claim: i64,
+        note: &DeliveryNote,
+    ) -> Result<bool, StoreError>;
+
+    /// At most `limit` deliveries with ids below `before`, the latest first.
+    pub async fn deliveries(
+        &self,
+        filter: &DeliveryFilter,
+        before: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError>;
+
+    /// The delivery with this id.
+    pub async fn delivery(&self, delivery_id: &str) -> Result<Option<Delivery>, StoreError>;
+
+    /// Has a delivery sent again, whatever became of it; none if there is no
+    /// such delivery.
+    pub async fn redeliver(
+        &self,
+        delivery_id: &str,
+        now_ms: i64,
+        give_up_ms: i64,
+    ) -> Result<Option<Delivery>, StoreError>;
+
+    /// Forgets the deliveries that ended, or were to be given up, before; how
+    /// many.
+    pub async fn remove_old_deliveries(&self, before_ms: i64) -> Result<u64, StoreError>;
 
     /// Number of the last change of the schema that the file has seen.
     pub async fn schema_version(&self) -> Result<i64, StoreError>;

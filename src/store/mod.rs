@@ -53,6 +53,7 @@ mod texts;
 mod trail;
 mod vector;
 mod waiting;
+mod webhooks;
 
 pub use analysed::Analysed;
 pub use artifacts::ArtifactRow;
@@ -82,6 +83,7 @@ pub use streams::StreamOwner;
 pub use texts::StoredVectors;
 pub use trail::NewTrailRow;
 pub use waiting::{Moved, WaitingChunk, WaitingPage};
+pub use webhooks::{Delivery, DeliveryClaim, DeliveryFilter, DeliveryNote, DeliveryState, NewDelivery};
 
 /// Why a record is a dead letter: the embedder will never take its text.
 pub const EMBED_INPUT: &str = "embed_input";

@@ -9,9 +9,13 @@
 //! A job is cancelled, given back or lost between two steps of it: where it
 //! awaits something. All that jobs do is safe to break off there.
 
+mod deliver;
+mod health;
 mod meter;
 mod perform;
+mod quota;
 mod scheduler;
+mod tell;
 
 use std::{
     collections::BTreeMap,
@@ -36,9 +40,12 @@ use crate::{
     },
     metrics,
     pipeline::{archive::Archive, progress::Progress, shadow::Shadow},
-    store::{HeldJob, JobClaim, JobEnd, JobRow, StoreError},
+    store::{HeldJob, JobClaim, JobEnd, JobRow, NewDelivery, StoreError},
     workbench::Workbench,
 };
+pub use deliver::Deliverer;
+pub use health::tell_health;
+pub use quota::tell_quota;
 pub use scheduler::keep_schedules;
 
 /// How often it is looked for a job to begin.
@@ -123,7 +130,8 @@ impl Worker {
             for row in &open {
                 if let Some(end) = self.claimant.loss(row, now_ms) {
                     tracing::error!(job = row.job_id, kind = row.kind, ?end, "a job lost its daemon");
-                    store.end_job(row.held(), &end, now_ms).await?;
+                    let told = self.told(row, &end, now_ms);
+                    store.end_job(row.held(), &end, &told, now_ms).await?;
                 }
             }
             // Looking costs no lock.
@@ -162,7 +170,7 @@ impl Worker {
             },
             () = stop.cancelled() => JobEnd::GivenBack,
         };
-        self.end(held, &told, &end).await;
+        self.end(&row, &told, &end).await;
         metrics::job_ended(&row.kind, end.state().as_str());
         self.show(&row, &end);
         match &end {
@@ -191,6 +199,11 @@ impl Worker {
                 self.progress.trouble("scheduled jobs", all.join("; "));
             }
         }
+    }
+
+    /// What webhooks are told of the end of a job.
+    fn told(&self, row: &JobRow, end: &JobEnd, now_ms: i64) -> Vec<NewDelivery> {
+        tell::of_end(row, end, now_ms).map(|event| self.archive.outbox.deliveries(&event)).unwrap_or_default()
     }
 
     fn failed(&self, row: &JobRow, told: &Told, error: &PerformError) -> JobEnd {
@@ -228,13 +241,13 @@ impl Worker {
 
     /// Says how the claim ends. Where the store takes it not at all, the lease
     /// ends by itself, and the job is taken up again.
-    async fn end(&self, held: HeldJob, told: &Told, end: &JobEnd) {
-        let store = &self.bench.store;
+    async fn end(&self, row: &JobRow, told: &Told, end: &JobEnd) {
+        let (store, held) = (&self.bench.store, row.held());
         for _ in 0..ENDINGS {
             let now_ms = (self.clock)();
             let ended = async {
                 store.report_job(held, &told.progress(), now_ms + LEASE_MS).await?;
-                store.end_job(held, end, now_ms).await
+                store.end_job(held, end, &self.told(row, end, now_ms), now_ms).await
             };
             match ended.await {
                 Ok(true) => return,

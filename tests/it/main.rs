@@ -49,3 +49,4 @@ mod sources;
 mod stop;
 mod tenants;
 mod tools;
+mod webhooks;

@@ -176,7 +176,7 @@ impl Repair {
             }
             report.changed = true;
             if !self.dry_run {
-                self.store.put_segment(&right).await?;
+                self.store.put_segment(&right, &[]).await?;
             }
         }
         for row in rows {

@@ -100,6 +100,8 @@ impl PostgresStore {
                  (SELECT tenant FROM thalweg.erasures WHERE erasure_id = $1 AND session IS NULL)",
             "DELETE FROM thalweg.jobs WHERE tenant =
                  (SELECT tenant FROM thalweg.erasures WHERE erasure_id = $1 AND session IS NULL)",
+            "DELETE FROM thalweg.webhook_deliveries WHERE tenant =
+                 (SELECT tenant FROM thalweg.erasures WHERE erasure_id = $1 AND session IS NULL)",
             "UPDATE thalweg.erasures SET tenant = NULL, session = NULL WHERE erasure_id = $1",
         ] {
             session.query(statement).bind(erasure_id).run(&mut session).await.doing(NOTING)?;

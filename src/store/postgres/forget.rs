@@ -166,6 +166,7 @@ impl PostgresStore {
             "dead_letters",
             "erasures",
             "jobs",
+            "webhook_deliveries",
         ];
         for table in rows.iter().map(|table| format!("thalweg.{table}")).chain(tables) {
             connection.execute(AssertSqlSafe(format!("VACUUM (ANALYZE) {table}"))).await.doing(doing)?;

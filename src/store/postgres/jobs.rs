@@ -6,6 +6,7 @@ use crate::store::error::{Doing, StoreError};
 use crate::store::jobs::{
     ChooseJob, HeldJob, JobClaim, JobEnd, JobFilter, JobProgress, JobRow, JobState, NewJob,
 };
+use crate::store::webhooks::NewDelivery;
 
 const ASKING: &str = "queueing a job";
 const CLAIMING: &str = "claiming a job";
@@ -186,7 +187,13 @@ impl PostgresStore {
         Ok(cancelled)
     }
 
-    pub async fn end_job(&self, held: HeldJob, end: &JobEnd, now_ms: i64) -> Result<bool, StoreError> {
+    pub async fn end_job(
+        &self,
+        held: HeldJob,
+        end: &JobEnd,
+        told: &[NewDelivery],
+        now_ms: i64,
+    ) -> Result<bool, StoreError> {
         let mut session = self.begin().await?;
         let ended = session
             .query(
@@ -207,8 +214,12 @@ impl PostgresStore {
             .run(&mut session)
             .await
             .doing(NOTING)?;
+        let is_mine = ended.rows_affected() == 1;
+        if is_mine {
+            session.insert_deliveries(told).await?;
+        }
         session.commit(NOTING).await?;
-        Ok(ended.rows_affected() == 1)
+        Ok(is_mine)
     }
 
     pub async fn cancel_job(&self, job_id: i64, now_ms: i64) -> Result<Option<JobState>, StoreError> {

@@ -66,6 +66,7 @@ mod tools;
 mod trail;
 mod vectors;
 mod waiting;
+mod webhooks;
 
 /// How long a call waits for a connection before it fails as transient.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(20);

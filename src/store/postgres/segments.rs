@@ -3,11 +3,13 @@
 use super::{PostgresStore, Session};
 use crate::store::error::{Doing, StoreError};
 use crate::store::segments::SegmentRow;
+use crate::store::webhooks::NewDelivery;
 
 impl PostgresStore {
-    pub async fn put_segment(&self, segment: &SegmentRow) -> Result<(), StoreError> {
+    pub async fn put_segment(&self, segment: &SegmentRow, told: &[NewDelivery]) -> Result<(), StoreError> {
         let mut session = self.begin().await?;
         write_segment(&mut session, segment).await?;
+        session.insert_deliveries(told).await?;
         session.commit("adding a segment").await
     }
 

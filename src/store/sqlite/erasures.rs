@@ -110,6 +110,8 @@ impl SqliteStore {
                  (SELECT tenant FROM erasures WHERE erasure_id = ? AND session IS NULL)",
             "DELETE FROM jobs WHERE tenant =
                  (SELECT tenant FROM erasures WHERE erasure_id = ? AND session IS NULL)",
+            "DELETE FROM webhook_deliveries WHERE tenant =
+                 (SELECT tenant FROM erasures WHERE erasure_id = ? AND session IS NULL)",
             "UPDATE erasures SET tenant = NULL, session = NULL WHERE erasure_id = ?",
         ] {
             sqlx::query(statement).bind(erasure_id).execute(&mut *transaction).await.doing(NOTING)?;

@@ -3,10 +3,12 @@
 use sqlx::{Sqlite, Transaction};
 
 use super::SqliteStore;
+use super::webhooks::insert_deliveries;
 use crate::store::error::{Doing, StoreError};
 use crate::store::jobs::{
     ChooseJob, HeldJob, JobClaim, JobEnd, JobFilter, JobProgress, JobRow, JobState, NewJob,
 };
+use crate::store::webhooks::NewDelivery;
 
 const ASKING: &str = "queueing a job";
 const CLAIMING: &str = "claiming a job";
@@ -150,7 +152,13 @@ impl SqliteStore {
         Ok(cancelled)
     }
 
-    pub async fn end_job(&self, held: HeldJob, end: &JobEnd, now_ms: i64) -> Result<bool, StoreError> {
+    pub async fn end_job(
+        &self,
+        held: HeldJob,
+        end: &JobEnd,
+        told: &[NewDelivery],
+        now_ms: i64,
+    ) -> Result<bool, StoreError> {
         let mut transaction = self.begin().await?;
         let ended = sqlx::query(
             "UPDATE jobs SET state = ?1, result = ?2, error = ?3, attempts = CASE WHEN ?5 IS NOT NULL AND done > done_before
@@ -171,8 +179,12 @@ impl SqliteStore {
         .execute(&mut *transaction)
         .await
         .doing(NOTING)?;
+        let is_mine = ended.rows_affected() == 1;
+        if is_mine {
+            insert_deliveries(&mut transaction, told).await?;
+        }
         transaction.commit().await.doing(NOTING)?;
-        Ok(ended.rows_affected() == 1)
+        Ok(is_mine)
     }
 
     pub async fn cancel_job(&self, job_id: i64, now_ms: i64) -> Result<Option<JobState>, StoreError> {

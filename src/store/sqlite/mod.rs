@@ -46,6 +46,7 @@ mod stored;
 mod texts;
 mod trail;
 mod waiting;
+mod webhooks;
 
 /// Readers at once. Searching is bound by the processor, so more would only
 /// wait for each other.

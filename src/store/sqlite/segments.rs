@@ -3,13 +3,16 @@
 use sqlx::SqliteConnection;
 
 use super::SqliteStore;
+use super::webhooks::insert_deliveries;
 use crate::store::error::{Doing, StoreError};
 use crate::store::segments::SegmentRow;
+use crate::store::webhooks::NewDelivery;
 
 impl SqliteStore {
-    pub async fn put_segment(&self, segment: &SegmentRow) -> Result<(), StoreError> {
+    pub async fn put_segment(&self, segment: &SegmentRow, told: &[NewDelivery]) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
         write_segment(&mut transaction, segment).await?;
+        insert_deliveries(&mut transaction, told).await?;
         transaction.commit().await.doing("adding a segment")
     }
 

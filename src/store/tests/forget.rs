@@ -182,7 +182,7 @@ async fn a_renewed_segment_and_its_object_change_places_at_once(on: Database) {
     };
     for (base, digest) in [(0, "old"), (5, "other")] {
         store.put_artifact(&artifact(digest)).await.unwrap();
-        store.put_segment(&segment(base, digest)).await.unwrap();
+        store.put_segment(&segment(base, digest), &[]).await.unwrap();
     }
     store.put_artifact(&artifact("new")).await.unwrap();
     let (renewed, other) = (segment(0, "new"), segment(5, "other"));

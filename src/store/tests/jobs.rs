@@ -60,15 +60,15 @@ async fn a_worker_whose_job_was_claimed_again_has_nothing_to_say(on: Database) {
     assert_eq!((again.epoch, again.attempts, again.done_before), (2, 2, 7));
     assert_eq!((again.place.clone(), again.started_ms, again.claimed_ms), (place, Some(10), Some(200)));
     assert_eq!(store.report_job(zombie, &progress, 999).await.unwrap(), None);
-    assert!(!store.end_job(zombie, &JobEnd::Done("1".into()), 210).await.unwrap());
-    assert!(store.end_job(again.held(), &JobEnd::Done("{\"n\":2}".into()), 220).await.unwrap());
+    assert!(!store.end_job(zombie, &JobEnd::Done("1".into()), &[], 210).await.unwrap());
+    assert!(store.end_job(again.held(), &JobEnd::Done("{\"n\":2}".into()), &[], 220).await.unwrap());
     let row = store.job(again.job_id).await.unwrap().unwrap();
     assert_eq!(
         (row.state, row.ended_ms, row.result.as_deref()),
         (JobState::Done, Some(220), Some("{\"n\":2}"))
     );
     assert_eq!(row.place, None, "nobody goes on with it");
-    assert!(!store.end_job(again.held(), &JobEnd::Cancelled, 230).await.unwrap(), "an end is an end");
+    assert!(!store.end_job(again.held(), &JobEnd::Cancelled, &[], 230).await.unwrap(), "an end is an end");
 }
 
 async fn a_job_is_cancelled_at_once_or_told_to_whoever_works_on_it(on: Database) {
@@ -80,7 +80,7 @@ async fn a_job_is_cancelled_at_once_or_told_to_whoever_works_on_it(on: Database)
     assert_eq!(store.cancel_job(queued, 20).await.unwrap(), Some(JobState::Cancelled));
     assert_eq!(store.cancel_job(running, 20).await.unwrap(), Some(JobState::Running));
     assert_eq!(store.report_job(held, &JobProgress::default(), 120).await.unwrap(), Some(true));
-    store.end_job(held, &JobEnd::Cancelled, 30).await.unwrap();
+    store.end_job(held, &JobEnd::Cancelled, &[], 30).await.unwrap();
     assert_eq!(store.cancel_job(running, 40).await.unwrap(), None);
     assert_eq!(store.cancel_job(999, 40).await.unwrap(), None);
     assert!(store.open_jobs().await.unwrap().is_empty());
@@ -101,7 +101,7 @@ async fn what_is_given_back_counts_as_no_attempt_and_progress_makes_a_failure_th
     ] {
         let held = store.claim_job(&claim("w", 10), &first).await.unwrap().unwrap().held();
         store.report_job(held, &JobProgress { done, ..JobProgress::default() }, 120).await.unwrap();
-        assert!(store.end_job(held, &end, 30).await.unwrap());
+        assert!(store.end_job(held, &end, &[], 30).await.unwrap());
         let row = store.job(id).await.unwrap().unwrap();
         assert_eq!((row.state, row.attempts, row.ended_ms), (JobState::Queued, attempts, None), "{end:?}");
     }

@@ -35,6 +35,7 @@ mod measure;
 mod postgres;
 mod recovery;
 mod retrieval;
+mod webhooks;
 
 use crate::embed::Space;
 use crate::record::Tier;

@@ -177,7 +177,7 @@ async fn lineage_names_the_segment_once_it_is_sealed(on: Database) {
         content_digest: "d1".into(),
         ..SegmentRow::default()
     };
-    fixture.store.put_segment(&segment).await.unwrap();
+    fixture.store.put_segment(&segment, &[]).await.unwrap();
     let after = fixture.store.search(&query).await.unwrap();
     for hit in &after.hits {
         let lineage = &hit.lineage;

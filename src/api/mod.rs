@@ -142,9 +142,13 @@ impl Api {
 
     /// All routes.
     ///
-    /// From the outside in: a request gets an id, its answer is compressed and
-    /// its errors have one shape; it is counted, finds a place and a limit of time, and only then is asked
-    /// who sends it.
+    /// The layers stand from the inside out. A request comes the other way:
+    ///
+    /// ```text
+    /// id ─► answer compressed ─► errors in one shape ─► counted and timed ─► a place, a limit of time
+    ///    ─► panics are errors ─► length of the body ─► who asks, with what right, how often
+    ///    ─► body decompressed (the length counts what comes out) ─► handler
+    /// ```
     pub fn router(self) -> Router {
         let guarded = RIGHTS.iter().fold(OpenApiRouter::new(), |routes, right| {
             let gate = Gate { api: self.clone(), right: *right };
@@ -182,6 +186,7 @@ impl Api {
     }
 }
 
+/// The rights that routes need.
 const RIGHTS: [Right; 5] = [Right::Search, Right::Ingest, Right::Observe, Right::Operate, Right::Administer];
 
 /// The routes that anybody may ask.

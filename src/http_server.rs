@@ -5,14 +5,18 @@
 //! connection beyond the bound is answered at once that there is no room, so
 //! that a balancer in front turns to another daemon.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::Request};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -46,16 +50,38 @@ content-type: application/problem+json\r\nretry-after: 1\r\nconnection: close\r\
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
+/// What requests are answered by. It may be changed while it is served: then
+/// requests that begin later, also on connections that are open, go to the
+/// new one. Clones are the same one.
+#[derive(Clone)]
+pub struct Routes(Arc<RwLock<Router>>);
+
+impl Routes {
+    /// Answers by `router`.
+    pub fn new(router: Router) -> Self {
+        Self(Arc::new(RwLock::new(router)))
+    }
+
+    /// Answers by `router` from now on.
+    pub fn replace(&self, router: Router) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = router;
+    }
+
+    fn now(&self) -> Router {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// A bound address that is not served yet.
 pub struct Server {
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     tls: Option<Tls>,
     room: Arc<Semaphore>,
 }
 
 impl Server {
     /// Serves at most `connections` at once on `listener`.
-    pub fn new(listener: TcpListener, tls: Option<Tls>, connections: usize) -> Self {
+    pub fn new(listener: Arc<TcpListener>, tls: Option<Tls>, connections: usize) -> Self {
         Self { listener, tls, room: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))) }
     }
 
@@ -63,7 +89,7 @@ impl Server {
     ///
     /// # Errors
     /// If the listener is broken for good.
-    pub async fn serve(self, router: Router, stop: CancellationToken) -> io::Result<()> {
+    pub async fn serve(self, routes: Routes, stop: CancellationToken) -> io::Result<()> {
         let connections = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -83,8 +109,8 @@ impl Server {
             let _ = socket.set_nodelay(true);
             match self.room.clone().try_acquire_owned() {
                 Ok(place) => {
-                    let (router, tls, stop) = (router.clone(), self.tls.clone(), stop.clone());
-                    connections.spawn(connection(socket, Peer(peer), tls, router, stop, place));
+                    let (routes, tls, stop) = (routes.clone(), self.tls.clone(), stop.clone());
+                    connections.spawn(connection(socket, Peer(peer), tls, routes, stop, place));
                 }
                 Err(_) if self.tls.is_none() => {
                     connections.spawn(refuse(socket));
@@ -112,30 +138,30 @@ async fn connection(
     socket: TcpStream,
     peer: Peer,
     tls: Option<Tls>,
-    router: Router,
+    routes: Routes,
     stop: CancellationToken,
     _place: OwnedSemaphorePermit,
 ) {
     match tls {
-        None => requests(socket, peer, router, stop).await,
+        None => requests(socket, peer, routes, stop).await,
         Some(tls) => match timeout(HANDSHAKE, tls.acceptor().accept(socket)).await {
-            Ok(Ok(encrypted)) => requests(encrypted, peer, router, stop).await,
+            Ok(Ok(encrypted)) => requests(encrypted, peer, routes, stop).await,
             Ok(Err(error)) => tracing::debug!(peer = %peer.0, %error, "no TLS"),
             Err(_) => tracing::debug!(peer = %peer.0, "no TLS in time"),
         },
     }
 }
 
-async fn requests<S>(socket: S, peer: Peer, router: Router, stop: CancellationToken)
+async fn requests<S>(socket: S, peer: Peer, routes: Routes, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = router.map_request(move |request: hyper::Request<hyper::body::Incoming>| {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(peer);
-        request
+        let answer = routes.now().oneshot(request);
+        async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
     });
-    let service = TowerToHyperService::new(service);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
     let mut serving = pin!(http.serve_connection(TokioIo::new(socket), service));

@@ -67,6 +67,8 @@ pub mod worker;
 
 pub mod source;
 
+pub mod reload;
+
 pub mod api;
 
 pub mod embed_server;

@@ -54,6 +54,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!("embed_texts_total", "Texts embedded.");
     describe_counter!("embed_cache_hits_total", "Texts whose vector was there already, by tier.");
     describe_counter!("embed_cache_misses_total", "Texts whose vector had to be computed.");
+    describe_counter!("reloads_total", "Requests to take the pipeline file anew, by outcome.");
     describe_gauge!("embed_canary_cosine", "Smallest cosine of a canary with its record, by space.");
     describe_gauge!("embed_halted", "1 while a space is halted because its canaries changed, by space.");
     describe_counter!("shadow_vectors_total", "Chunks of a space that is not live, by space and outcome.");
@@ -381,6 +382,11 @@ pub fn index_bytes(bytes: u64) {
 /// Credentials were looked at: `known`, or the code of the refusal.
 pub fn authenticated(outcome: &'static str) {
     counter!("auth_total", "outcome" => outcome).increment(1);
+}
+
+/// The pipeline file was asked to be taken anew, with this outcome.
+pub fn reloaded(outcome: &'static str) {
+    counter!("reloads_total", "outcome" => outcome).increment(1);
 }
 
 /// Refusals left no row in the trail.

@@ -44,17 +44,28 @@ pub struct Workbench {
     pub serving: Arc<Serving>,
     /// Counts tokens as the pipeline's own model does.
     pub tokens: Arc<dyn TokenSpans>,
-    /// What the models cost, where they cost something, written down while
-    /// this lives.
-    accounts: Arc<Vec<(Account, AbortOnDropHandle<()>)>>,
     /// The object store.
     pub artifacts: Artifacts,
     /// What other daemons share with this one.
     pub redis: Option<Redis>,
-    shared_vectors: Vec<Arc<SharedVectors>>,
+    /// The models behind `serving`, in its order.
+    models: Vec<Arc<Model>>,
     /// Threads that compute.
     pub cpu: Cpu,
 }
+
+/// A model as the pipeline file describes it, opened.
+struct Model {
+    settings: embed::Settings,
+    served: Served,
+    /// What it costs, where it costs something, written down while this lives.
+    account: Option<(Account, AbortOnDropHandle<()>)>,
+    /// Its vectors in Redis.
+    shared: Option<Arc<SharedVectors>>,
+}
+
+/// The models of a pipeline, by their sections.
+const ROLES: [&str; 2] = ["embed", "migrate"];
 
 /// How long an end waits for vectors that are on their way to Redis.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -67,52 +78,72 @@ impl Workbench {
         let store = open_store(&pipeline).await?;
         let artifacts = open_artifacts(&pipeline, &store)?;
         restore_dictionaries(&pipeline, &artifacts).await;
-        let stored = store.spaces().await?.into_iter().filter(|space| space.state != SpaceState::Retired);
-        let stored: Vec<_> = stored.map(|row| row.space).collect();
         let redis = match &pipeline.redis {
             Some(settings) => Some(Redis::open(settings).await?),
             None => None,
         };
-        let ttl = pipeline.redis.as_ref().map(|settings| settings.cache_ttl.0);
-        let shared = redis.clone().zip(ttl);
-        let mut shared_vectors = Vec::new();
-        let served = serve(&pipeline.embed, &store, &stored, shared.clone(), &mut shared_vectors).await?;
-        store.replace_unused(served.space_key).await?;
-        let tokens = served.model.tokens();
-        let mut members = vec![served];
-        if let Some(next) = &pipeline.migrate {
-            let served = serve(next, &store, &stored, shared, &mut shared_vectors).await;
-            members.push(served.context("[migrate] cannot be used")?);
+        let opened = Opened { store, artifacts, redis, cpu: Cpu::new(0)? };
+        Self::with(pipeline, opened, &[]).await
+    }
+
+    /// Opens what `next` wants otherwise, beside this, and shares the rest with
+    /// it. The store, the data directory and Redis are shared always: `next`
+    /// must not name others.
+    pub async fn reopened(&self, next: Pipeline) -> Result<Self> {
+        let artifacts = match next.artifacts == self.pipeline.artifacts {
+            true => self.artifacts.clone(),
+            false => open_artifacts(&next, &self.store)?,
+        };
+        // What it has cost until now is to be known to those that follow.
+        self.settle().await?;
+        let (store, redis, cpu) = (self.store.clone(), self.redis.clone(), self.cpu.clone());
+        Self::with(next, Opened { store, artifacts, redis, cpu }, &self.models).await
+    }
+
+    /// Opens the models of `pipeline`; those that are open with the same
+    /// settings are taken from `before`.
+    async fn with(pipeline: Pipeline, opened: Opened, before: &[Arc<Model>]) -> Result<Self> {
+        let Opened { store, artifacts, redis, cpu } = opened;
+        let stored = store.spaces().await?.into_iter().filter(|space| space.state != SpaceState::Retired);
+        let stored: Vec<_> = stored.map(|row| row.space).collect();
+        let mut models: Vec<Arc<Model>> = Vec::new();
+        let wanted = [Some(&pipeline.embed), pipeline.migrate.as_ref()];
+        for (settings, (i, role)) in wanted.into_iter().flatten().zip(ROLES.into_iter().enumerate()) {
+            let model = match before.get(i).filter(|model| model.settings == *settings) {
+                Some(model) => model.clone(),
+                None => {
+                    let model = Model::open(settings, &pipeline, role, (&store, &stored), redis.as_ref());
+                    Arc::new(model.await.with_context(|| format!("[{role}] cannot be used"))?)
+                }
+            };
+            if i == 0 {
+                store.replace_unused(model.served.space_key).await?;
+            }
             ensure!(
-                members.first().map(|served| served.space_key)
-                    != members.last().map(|served| served.space_key),
+                models.iter().all(|other| other.served.space_key != model.served.space_key),
                 "[migrate] names the embedding space that [embed] has; name another model there, or leave it out"
             );
+            models.push(model);
         }
-        let account = |(served, name): (&Served, &str)| {
-            let budget = served.model.budget()?.clone();
-            let (store, pipeline) = (store.clone(), format!("{}{name}", pipeline.name));
-            Some(Account { budget, store, pipeline, writing: Arc::default() })
-        };
-        let mut accounts = Vec::new();
-        for account in members.iter().zip(["", "/migrate"]).filter_map(account) {
-            account.settle().await?;
-            let kept = tokio::spawn(account.clone().keep().in_current_span());
-            accounts.push((account, AbortOnDropHandle::new(kept)));
-        }
-        let accounts = Arc::new(accounts);
+        let members: Vec<Served> = models.iter().map(|model| model.served.clone()).collect();
+        let tokens = members.first().context("a pipeline has a model")?.model.tokens();
         let serving = Arc::new(Serving::new(store.clone(), members));
         serving.now().await?;
-        let (pipeline, cpu) = (Arc::new(pipeline), Cpu::new(0)?);
-        Ok(Self { pipeline, store, serving, tokens, accounts, artifacts, redis, shared_vectors, cpu })
+        Ok(Self { pipeline: Arc::new(pipeline), store, serving, tokens, artifacts, redis, models, cpu })
+    }
+
+    /// Writes down what embedding has cost until now.
+    pub async fn settle(&self) -> Result<()> {
+        for (account, _) in self.models.iter().filter_map(|model| model.account.as_ref()) {
+            account.settle().await?;
+        }
+        Ok(())
     }
 
     /// Writes down what embedding cost and closes the store.
     pub async fn close(&self) -> Result<()> {
-        for (account, _) in self.accounts.iter() {
-            account.settle().await?;
-        }
-        for vectors in &self.shared_vectors {
+        self.settle().await?;
+        for vectors in self.models.iter().filter_map(|model| model.shared.as_ref()) {
             vectors.drain(DRAIN).await;
         }
         self.store.close().await;
@@ -135,31 +166,54 @@ impl Workbench {
     }
 }
 
-/// Opens the embedder that `settings` name, for a store that holds vectors of
-/// the spaces `stored`; `shared` says with whom its vectors are shared, and
-/// for how long.
-async fn serve(
-    settings: &embed::Settings,
-    store: &Store,
-    stored: &[Space],
-    shared: Option<(Redis, Duration)>,
-    shared_vectors: &mut Vec<Arc<SharedVectors>>,
-) -> Result<Served> {
-    let (cache_memory, settings) = (settings.cache_memory.as_usize(), settings.clone());
-    let stored = stored.to_vec();
-    let model = tokio::task::spawn_blocking(move || embed::open(&settings, &stored)).await??;
-    let space_key = store.register_space(model.space(), clock::system_ms()).await?;
-    let model = Arc::new(Guarded::new(model, store.clone(), space_key, clock::system()));
-    let mut tiers = Vec::new();
-    if let Some((redis, ttl)) = shared {
-        let vectors = Arc::new(SharedVectors::new(redis, model.space(), ttl));
-        shared_vectors.push(vectors.clone());
-        tiers.push(Tier { name: "redis", shelf: vectors });
+/// What a workbench is made of beside its models.
+struct Opened {
+    store: Store,
+    artifacts: Artifacts,
+    redis: Option<Redis>,
+    cpu: Cpu,
+}
+
+impl Model {
+    /// Opens the model that `settings` name, for a store that holds vectors of
+    /// the spaces `stored`. With `redis`, its vectors are shared there.
+    async fn open(
+        settings: &embed::Settings,
+        pipeline: &Pipeline,
+        role: &str,
+        (store, stored): (&Store, &[Space]),
+        redis: Option<&Redis>,
+    ) -> Result<Self> {
+        let (named, stored) = (settings.clone(), stored.to_vec());
+        let model = tokio::task::spawn_blocking(move || embed::open(&named, &stored)).await??;
+        let space_key = store.register_space(model.space(), clock::system_ms()).await?;
+        let model = Arc::new(Guarded::new(model, store.clone(), space_key, clock::system()));
+        let mut tiers = Vec::new();
+        let ttl = pipeline.redis.as_ref().map(|settings| settings.cache_ttl.0);
+        let shared = redis
+            .zip(ttl)
+            .map(|(redis, ttl)| Arc::new(SharedVectors::new(redis.clone(), model.space(), ttl)));
+        if let Some(vectors) = &shared {
+            tiers.push(Tier { name: "redis", shelf: vectors.clone() });
+        }
+        tiers
+            .push(Tier { name: "store", shelf: Arc::new(StoredVectors { store: store.clone(), space_key }) });
+        let embedder = Arc::new(Cached::new(model.clone(), settings.cache_memory.as_usize(), tiers));
+        let served = Served { space_key, embedder, model };
+        let account = match served.model.budget() {
+            Some(budget) => {
+                let whose = if role == "embed" { "".to_owned() } else { format!("/{role}") };
+                let pipeline = format!("{}{whose}", pipeline.name);
+                let (budget, store) = (budget.clone(), store.clone());
+                let account = Account { budget, store, pipeline, writing: Arc::default() };
+                account.settle().await?;
+                let kept = tokio::spawn(account.clone().keep().in_current_span());
+                Some((account, AbortOnDropHandle::new(kept)))
+            }
+            None => None,
+        };
+        Ok(Self { settings: settings.clone(), served, account, shared })
     }
-    let stored = Arc::new(StoredVectors { store: store.clone(), space_key });
-    tiers.push(Tier { name: "store", shelf: stored });
-    let embedder = Arc::new(Cached::new(model.clone(), cache_memory, tiers));
-    Ok(Served { space_key, embedder, model })
 }
 
 /// Opens the store of `pipeline`.

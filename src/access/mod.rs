@@ -14,7 +14,7 @@ mod tests;
 mod trail;
 mod upkeep;
 
-pub use authenticator::{Authenticator, OpenError};
+pub use authenticator::{Authenticator, OpenError, Way};
 pub use trail::Trail;
 pub use upkeep::Upkeep;
 
@@ -104,10 +104,8 @@ impl Access {
 /// in. The trail is kept in either case. [`Upkeep::run`] has to run.
 pub fn open(settings: Option<&Settings>, store: &Store, clock: Clock) -> Result<(Access, Upkeep), OpenError> {
     let (used, uses) = keyring::uses();
-    let authenticator = match settings {
-        Some(settings) => Authenticator::new(settings, store.clone(), used, clock.clone())?,
-        None => Authenticator::open(),
-    };
+    let authenticator = Authenticator::open(store.clone(), used, clock.clone());
+    authenticator.take(authenticator.prepare(settings)?);
     let (trail, refusals) = trail::new(store.clone());
     let upkeep = Upkeep::new(store.clone(), authenticator.clone(), refusals, uses, clock.clone());
     Ok((Access { authenticator, trail, clock }, upkeep))

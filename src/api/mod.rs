@@ -15,6 +15,7 @@ mod models;
 mod openapi;
 mod page;
 mod problem;
+mod reload;
 mod request_id;
 mod search;
 mod segments;
@@ -53,13 +54,13 @@ use crate::{
     config::Http,
     dataflow::Cpu,
     embed,
-    http_server::Server,
     identity::Right,
     jobs::Jobs,
     log::LogReader,
     metrics,
     pipeline::{Ingest, damage::DamageRegister, progress::Progress, search::Searcher},
     rate_limit::Limiter,
+    reload::Reloads,
 };
 
 /// What the handlers need of a running pipeline.
@@ -114,6 +115,8 @@ pub struct Parts {
     pub cpu: Cpu,
     /// Cancelled when the daemon shuts down.
     pub closing: CancellationToken,
+    /// Where it is asked that the pipeline file be taken anew.
+    pub reloads: Reloads,
     /// When the daemon started.
     pub started: Instant,
 }
@@ -175,15 +178,6 @@ impl Api {
     fn now_ms(&self) -> i64 {
         (self.clock)()
     }
-
-    /// Serves until `stop` is cancelled and the open requests are answered.
-    pub async fn serve(self, server: Server, stop: CancellationToken) -> std::io::Result<()> {
-        let idempotency = self.idempotency.clone();
-        server.serve(self.router(), stop).await?;
-        // Work whose client has gone away is finished all the same.
-        idempotency.drain().await;
-        Ok(())
-    }
 }
 
 /// The rights that routes need.
@@ -224,7 +218,7 @@ fn routes_of(right: Right) -> OpenApiRouter<Api> {
             .routes(routes!(jobs::show, jobs::cancel))
             .routes(routes!(jobs::replay))
             .routes(routes!(jobs::schedules)),
-        Right::Administer => routes.routes(routes!(trail::list)),
+        Right::Administer => routes.routes(routes!(trail::list)).routes(routes!(reload::reload)),
     }
 }
 

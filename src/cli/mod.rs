@@ -24,6 +24,7 @@ mod models;
 mod offline;
 mod output;
 mod pack;
+mod reload;
 mod replay;
 mod restore;
 mod retention;
@@ -65,6 +66,7 @@ enum Command {
     Check(check::Check),
     Send(send::Send),
     Status(status::Status),
+    Reload(reload::Reload),
     Search(search::Search),
     Replay(replay::Replay),
     Retention(retention::Retention),
@@ -126,6 +128,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(command) => command.run(),
         Command::Send(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Reload(command) => command.run(),
         Command::Search(command) => command.run(),
         Command::Replay(command) => command.run(),
         Command::Retention(command) => command.run(),

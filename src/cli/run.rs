@@ -12,15 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{backup::PostgresPrograms, load, service};
 use crate::{
-    daemon::{self, Addresses, Ended, Options},
-    metrics,
+    daemon::{self, Addresses, Ended, Options, Reloading},
+    metrics, reload,
 };
 
 /// Run a pipeline: take frames, log, derive, answer searches.
 ///
 /// SIGTERM and SIGINT stop it: sources answer what they took, the log is
 /// synced, and what is in it is derived until `shutdown.deadline`. A second
-/// signal stops it at once; nothing acknowledged is lost either way.
+/// signal stops it at once; nothing acknowledged is lost either way. SIGHUP has
+/// it take the pipeline file anew, as `thalweg reload` does.
 ///
 /// Exit codes: 0 stopped and everything derived; 1 failed; 2 the pipeline
 /// file is wrong; 3 stopped with work left, which goes on at the next start.
@@ -48,10 +49,15 @@ impl Run {
         service::start_logging(&self.log)?;
         let metrics = metrics::install()?;
         let options = Options { once: self.once, take_over: self.take_over, pg_bin: self.postgres.pg_bin };
+        let file = self.pipeline;
         let ended = super::block_on(async move {
             let stop = CancellationToken::new();
             let _watching = service::stop_at_signals(stop.clone());
-            daemon::run(pipeline, options, metrics, stop, announce).await
+            let (reloads, requests) = reload::channel();
+            let _reloading = service::reload_at_signals(reloads.clone())?;
+            let load = Box::new(move || load(&file));
+            let reloading = Reloading { load, requests, reloads };
+            daemon::run(pipeline, options, reloading, metrics, stop, announce).await
         })?;
         Ok(match ended {
             Ended::Drained => {

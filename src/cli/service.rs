@@ -5,6 +5,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing_subscriber::EnvFilter;
 
+use crate::reload::Reloads;
+
 /// Logs what passes `filter` to standard error, as JSON.
 ///
 /// # Errors
@@ -26,6 +28,21 @@ pub(super) fn start_logging(filter: &str) -> Result<()> {
 /// second, until the handle is dropped.
 pub(super) fn stop_at_signals(stop: CancellationToken) -> AbortOnDropHandle<Result<()>> {
     AbortOnDropHandle::new(tokio::spawn(watch_signals(stop)))
+}
+
+/// Has the pipeline file taken anew at each SIGHUP, until the handle is
+/// dropped. The daemon's log says what came of it.
+///
+/// # Errors
+/// If signals cannot be waited for.
+pub(super) fn reload_at_signals(reloads: Reloads) -> Result<AbortOnDropHandle<()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let watching = async move {
+        while hangup.recv().await.is_some() {
+            let _ = reloads.ask(false).await;
+        }
+    };
+    Ok(AbortOnDropHandle::new(tokio::spawn(watching)))
 }
 
 async fn watch_signals(stop: CancellationToken) -> Result<()> {

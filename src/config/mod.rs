@@ -7,6 +7,7 @@
 //!
 //! The environment is an argument: nothing here looks at the process.
 
+mod difference;
 mod interpolate;
 mod listen;
 mod outline;
@@ -34,6 +35,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use self::{
+    difference::Difference,
     interpolate::Env,
     listen::Listen,
     pipeline::Pipeline,

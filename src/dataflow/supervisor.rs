@@ -4,10 +4,14 @@
 //! stops the others in good order; on the way out, those that do not end in
 //! time are named.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    time::Duration,
+};
 
 use tokio::{
-    task::{Id, JoinSet},
+    task::{AbortHandle, Id, JoinSet},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -35,7 +39,9 @@ pub struct Drained {
 #[derive(Debug, Default)]
 pub struct Supervisor {
     tasks: JoinSet<anyhow::Result<()>>,
-    names: BTreeMap<Id, String>,
+    names: BTreeMap<Id, (String, AbortHandle)>,
+    /// Ended while another was waited for.
+    ended: VecDeque<Outcome>,
     stop: CancellationToken,
 }
 
@@ -53,7 +59,7 @@ impl Supervisor {
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
         let handle = self.tasks.spawn(async move { task.await.map_err(Into::into) }.in_current_span());
-        self.names.insert(handle.id(), name.into());
+        self.names.insert(handle.id(), (name.into(), handle));
     }
 
     /// The token that tells the tasks to stop.
@@ -63,11 +69,45 @@ impl Supervisor {
 
     /// Waits for the next task to end. `None` when there is none left.
     pub async fn next(&mut self) -> Option<Outcome> {
+        match self.ended.pop_front() {
+            Some(outcome) => Some(outcome),
+            None => self.join_next().await,
+        }
+    }
+
+    /// Waits for the task `name`, which has been told to end, and aborts it
+    /// if it has not by `deadline`. `None` if there is none of that name.
+    pub async fn join(&mut self, name: &str, deadline: Duration) -> Option<Outcome> {
+        if let Some(at) = self.ended.iter().position(|outcome| outcome.name == name) {
+            return self.ended.remove(at);
+        }
+        let until = Instant::now() + deadline;
+        let mut late = false;
+        while let Some((_, abort)) = self.names.values().find(|(named, _)| named == name) {
+            let abort = abort.clone();
+            let outcome = match late {
+                false => timeout_at(until, self.join_next()).await,
+                true => Ok(self.join_next().await),
+            };
+            match outcome {
+                Ok(Some(outcome)) if outcome.name == name => return Some(outcome),
+                Ok(Some(other)) => self.ended.push_back(other),
+                Ok(None) => return None,
+                Err(_) => {
+                    abort.abort();
+                    late = true;
+                }
+            }
+        }
+        None
+    }
+
+    async fn join_next(&mut self) -> Option<Outcome> {
         let (id, result) = match self.tasks.join_next_with_id().await? {
             Ok((id, result)) => (id, result),
             Err(e) => (e.id(), Err(e.into())),
         };
-        let name = self.names.remove(&id).unwrap_or_default();
+        let name = self.names.remove(&id).map(|(name, _)| name).unwrap_or_default();
         Some(Outcome { name, result })
     }
 
@@ -83,7 +123,7 @@ impl Supervisor {
                 Ok(Some(_)) => {}
                 Ok(None) => return drained,
                 Err(_) => {
-                    drained.survivors = self.names.into_values().collect();
+                    drained.survivors = self.names.into_values().map(|(name, _)| name).collect();
                     self.tasks.abort_all();
                     return drained;
                 }
@@ -111,6 +151,26 @@ mod tests {
         assert_eq!(drained.survivors, ["deaf"]);
         assert_eq!(drained.failed.len(), 1);
         assert!(drained.failed[0].result.as_ref().unwrap_err().to_string().contains("torn"));
+    }
+
+    #[tokio::test]
+    async fn one_task_is_waited_for_and_the_others_are_not_forgotten() {
+        let stop = CancellationToken::new();
+        let mut tasks = Supervisor::default();
+        tasks.spawn("other", async { anyhow::Ok(()) });
+        tasks.spawn("deaf", std::future::pending::<anyhow::Result<()>>());
+        let told = stop.clone();
+        tasks.spawn("one", async move {
+            told.cancelled().await;
+            anyhow::Ok(())
+        });
+        assert!(tasks.join("nobody", Duration::from_secs(60)).await.is_none());
+        stop.cancel();
+        assert!(tasks.join("one", Duration::from_secs(60)).await.unwrap().result.is_ok());
+        let aborted = tasks.join("deaf", Duration::from_millis(20)).await.unwrap();
+        assert!(aborted.result.is_err(), "it did not end by itself");
+        assert_eq!(tasks.next().await.unwrap().name, "other");
+        assert!(tasks.next().await.is_none());
     }
 
     #[tokio::test]

@@ -126,8 +126,8 @@ pub async fn run(
         closing: CancellationToken::new(),
     }));
     let finish = CancellationToken::new();
-    let serving = http_server::Server::new(listener, None, CONNECTIONS);
-    let serving = serving.serve(server.clone().router(), finish.clone());
+    let serving = http_server::Server::new(Arc::new(listener), None, CONNECTIONS);
+    let serving = serving.serve(http_server::Routes::new(server.clone().router()), finish.clone());
     let mut serving = AbortOnDropHandle::new(tokio::spawn(serving));
 
     let loading = load(embed, name, clock::system());

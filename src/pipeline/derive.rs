@@ -101,6 +101,17 @@ pub struct Derive {
     pub clock: Clock,
 }
 
+/// How following the log is ended.
+#[derive(Clone, Debug, Default)]
+pub struct Ends {
+    /// Follow to the end that the log has at that moment.
+    pub finish: CancellationToken,
+    /// Commit what is read, and read no more: somebody else goes on.
+    pub leave: CancellationToken,
+    /// Let go of what is not committed.
+    pub abandon: CancellationToken,
+}
+
 /// A batch on its way to its commit.
 struct Prepared {
     appended_ms: Vec<(i64, u64)>,
@@ -117,9 +128,8 @@ struct Embedded {
 }
 
 impl Derive {
-    /// Follows the log until `stop`, and then on to the end that it has at
-    /// that moment, unless `abandon` is cancelled first.
-    pub async fn run(self, stop: CancellationToken, abandon: CancellationToken) -> Result<(), DeriveError> {
+    /// Follows the log until one of `ends` is cancelled.
+    pub async fn run(self, ends: Ends) -> Result<(), DeriveError> {
         let (next, end) = (self.lease.checkpoint().next_offset, self.log.end_offset());
         if next > end {
             return Err(DeriveError::LogIsBehind {
@@ -150,10 +160,10 @@ impl Derive {
             relaxation: Relaxation::default(),
             claimed: HashMap::new(),
         };
-        let (reading, committing) = (reader.run(queue, stop), self.commit_all(queued, embedding));
+        let (reading, committing) = (reader.run(queue, &ends), self.commit_all(queued, embedding));
         tokio::pin!(reading, committing);
         tokio::select! {
-            () = abandon.cancelled() => Ok(()),
+            () = ends.abandon.cancelled() => Ok(()),
             // It failed, for instance by being fenced: what is read from here
             // on has nowhere to go. Or reading is just ending.
             committed = &mut committing => match committed {
@@ -313,15 +323,14 @@ struct Reading {
 }
 
 impl Reading {
-    async fn run(
-        mut self,
-        queue: mpsc::Sender<Prepared>,
-        stop: CancellationToken,
-    ) -> Result<(), DeriveError> {
+    async fn run(mut self, queue: mpsc::Sender<Prepared>, ends: &Ends) -> Result<(), DeriveError> {
         let mut durable = self.log.durable();
         let mut last = None;
         loop {
-            if last.is_none() && stop.is_cancelled() {
+            if ends.leave.is_cancelled() {
+                return Ok(());
+            }
+            if last.is_none() && ends.finish.is_cancelled() {
                 last = Some(self.log.end_offset());
             }
             if last.is_some_and(|end| self.next >= end) {
@@ -339,7 +348,8 @@ impl Reading {
                 continue;
             }
             tokio::select! {
-                () = stop.cancelled(), if last.is_none() => {}
+                () = ends.leave.cancelled() => {}
+                () = ends.finish.cancelled(), if last.is_none() => {}
                 changed = durable.wait_for(|d| d.end_offset != seen) => {
                     if changed.is_err() {
                         return Ok(());

@@ -201,6 +201,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Ingest {
     inner: Arc<Inner>,
     log: LogWriter,
+    closing: CancellationToken,
 }
 
 struct Inner {
@@ -209,7 +210,6 @@ struct Inner {
     progress: Arc<Progress>,
     clock: Clock,
     max_frame: ByteSize,
-    closing: CancellationToken,
 }
 
 impl Ingest {
@@ -224,8 +224,13 @@ impl Ingest {
         max_frame: ByteSize,
         closing: CancellationToken,
     ) -> Self {
-        let inner = Inner { pipeline: pipeline.to_owned(), store, progress, clock, max_frame, closing };
-        Self { inner: Arc::new(inner), log }
+        let inner = Inner { pipeline: pipeline.to_owned(), store, progress, clock, max_frame };
+        Self { inner: Arc::new(inner), log, closing }
+    }
+
+    /// The same, for a source that ends when `closing` is cancelled.
+    pub fn until(&self, closing: CancellationToken) -> Self {
+        Self { closing, ..self.clone() }
     }
 
     /// Largest payload that is taken.
@@ -235,7 +240,7 @@ impl Ingest {
 
     /// Cancelled when no more bytes should be taken.
     pub fn closing(&self) -> &CancellationToken {
-        &self.inner.closing
+        &self.closing
     }
 
     /// What an answer says about frames that are taken.
@@ -539,7 +544,7 @@ impl Ingest {
                 return refused;
             }
             tokio::select! {
-                () = self.inner.closing.cancelled() => return refused,
+                () = self.closing.cancelled() => return refused,
                 () = tokio::time::sleep(PATIENCE) => {}
             }
             pending = match self.log.reserve(frames.len()).await {

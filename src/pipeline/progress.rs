@@ -180,6 +180,11 @@ impl Progress {
         self.state().trouble.remove(component);
     }
 
+    /// Nothing is known of what is not right: those who said so have ended.
+    pub fn forget_trouble(&self) {
+        self.state().trouble.clear();
+    }
+
     /// Shows what is told of `component`, until `stop`.
     pub async fn follow(
         self: Arc<Self>,

@@ -3,6 +3,7 @@
 
 pub mod amend;
 pub mod client;
+pub mod door;
 pub mod entrance;
 pub mod file;
 pub mod forward;

@@ -39,6 +39,7 @@ mod protocol;
 mod providers;
 mod proxy;
 mod redis;
+mod reload;
 mod repair;
 mod rerun;
 mod retention;

@@ -12,7 +12,7 @@ use thalweg::{
     config::Sessions as Settings,
     log::{self, Log},
     pipeline::{Ingest, progress::Progress},
-    source::{entrance::Entrance, sessions::Sessions, socket::Listener},
+    source::{door::Door, entrance::Entrance, sessions::Sessions, socket},
     store::{Checkpoint, Store},
     units::ByteSize,
 };
@@ -242,10 +242,10 @@ async fn a_writer_that_stalls_stops_the_reading_of_sockets_and_nothing_is_lost()
     let max_frame = settings.max_frame_bytes;
     let ingest = Ingest::new("p", log.writer(), store, progress, clock::system(), max_frame, closing.clone());
     let socket = folder.path().join("in.sock");
-    let listener = Listener::unix(&socket).await.unwrap();
+    let door = Door::unix(&socket).await.unwrap();
     let sessions = Settings { in_flight_bytes: ByteSize::mib(1), ..Settings::default() };
     let entrance = Entrance { ingest, sessions: Sessions::new(sessions), access };
-    let serving = tokio::spawn(listener.run("unix".into(), entrance));
+    let serving = tokio::spawn(socket::run(door, "unix".into(), entrance));
 
     stall.set(true);
     let frame = text_frame(&"z".repeat(1_000));

@@ -31,59 +31,30 @@ use crate::{
 /// Draws the nonce of a connection; no two should be alike.
 pub type DrawNonce = Box<dyn FnMut() -> [u8; 16] + Send>;
 
-/// Why a source cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The address is taken or not one of this machine.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: config::Listen,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The certificate or its key cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-}
-
-/// A source of type `forward`, bound to its address.
+/// A source of type `forward` whose certificate, if it has one, is read.
 pub struct Listener {
-    listener: TcpListener,
     tls: Option<Tls>,
     settings: config::Forward,
 }
 
 impl Listener {
-    /// Binds the address and reads the files of `tls`.
-    pub async fn bind(settings: &config::Forward) -> Result<Self, BindError> {
+    /// Reads the files of `tls`.
+    pub fn open(settings: &config::Forward) -> Result<Self, TlsError> {
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
-        let address = settings.listen;
-        let listener =
-            TcpListener::bind(address.0).await.map_err(|source| BindError::Listen { address, source })?;
-        Ok(Self { listener, tls, settings: settings.clone() })
+        Ok(Self { tls, settings: settings.clone() })
     }
 
-    /// The source's name.
-    pub fn name(&self) -> &str {
-        &self.settings.name
-    }
-
-    /// The address to connect to.
-    pub fn address(&self) -> String {
-        self.listener.local_addr().map_or_else(|_| "unknown".into(), |address| address.to_string())
-    }
-
-    /// Accepts and serves connections until the pipeline closes, then waits
-    /// for those that are open. `sessions` bounds how many there are; one too
+    /// Accepts and serves connections at `door` until the pipeline closes, then
+    /// waits for those that are open. `sessions` bounds how many there are; one too
     /// many is closed, and its sender tries again.
     pub async fn run(
         self,
+        door: Arc<TcpListener>,
         Entrance { ingest, sessions, access }: Entrance,
         cpu: Cpu,
         mut draw_nonce: DrawNonce,
     ) -> io::Result<()> {
-        let Self { listener, tls, settings } = self;
+        let Self { tls, settings } = self;
         let shared = Arc::new(shared(&settings, ingest, access, cpu));
         let closing = shared.ingest.closing();
         let mut connections = JoinSet::new();
@@ -91,7 +62,7 @@ impl Listener {
             let accepted = tokio::select! {
                 () = closing.cancelled() => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-                accepted = listener.accept() => accepted,
+                accepted = door.accept() => accepted,
             };
             let (socket, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -118,6 +89,7 @@ impl Listener {
             };
             connections.spawn(served.in_current_span());
         }
+        drop(door);
         while connections.join_next().await.is_some() {}
         Ok(())
     }

@@ -47,7 +47,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use listener::{BindError, DrawNonce, Listener};
+pub use listener::{DrawNonce, Listener};
 
 use bytes::Bytes;
 

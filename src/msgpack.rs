@@ -6,7 +6,7 @@
 
 mod amend;
 
-pub use amend::{Scalar, put_amended};
+pub use amend::{Scalar, put_amended, put_amended_map};
 
 use rmp::Marker;
 

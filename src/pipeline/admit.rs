@@ -11,7 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::{
     frame::{PREFIX_BYTES, RUN_BYTES},
-    msgpack::{Scalar, put_amended},
+    msgpack::{Scalar, put_amended_map},
     record::{Fault, RecordRef},
 };
 
@@ -78,7 +78,7 @@ impl Reason {
 /// `max_frame` bytes with it. As much is made at a time as a run holds, so a
 /// long name in many short frames takes no more memory than a run.
 pub fn admit<'a>(run: &Bytes, tenant: Option<&'a str>, max_frame: usize) -> Admission<'a> {
-    Admission { rest: run.clone(), at: 0, index: 0, tenant, max_frame, bad: None }
+    Admission { rest: run.clone(), at: 0, index: 0, tenant, max_frame, bad: None, amended: BytesMut::new() }
 }
 
 /// What [`admit`] found; goes on as it is asked.
@@ -93,12 +93,15 @@ pub struct Admission<'a> {
     max_frame: usize,
     /// Comes after the stretch before it.
     bad: Option<Piece>,
+    /// The frame that was judged last, with its tenant's name.
+    amended: BytesMut,
 }
 
 /// What is to be done with one frame.
 enum Verdict {
     AsItCame,
-    Amended(BytesMut),
+    /// As [`Admission::amended`] has it.
+    Amended,
     Refused(Reason),
 }
 
@@ -122,19 +125,19 @@ impl Iterator for Admission<'_> {
         let from = self.rest.clone();
         let mut stretch = Stretch::default();
         while let Some((range, payload)) = frame_at(&from, stretch.bytes) {
-            let verdict = self.judge(payload);
-            if stretch.is_full(&verdict, payload.len()) {
-                break;
-            }
-            match verdict {
-                Verdict::AsItCame => stretch.add(&from, payload, None),
-                Verdict::Amended(amended) => stretch.add(&from, payload, Some(amended)),
+            let amended = match self.judge(payload) {
+                Verdict::AsItCame => None,
+                Verdict::Amended => Some(&*self.amended),
                 Verdict::Refused(reason) => {
                     let (index, at) = (self.index + stretch.count, self.at + stretch.bytes);
                     self.bad = Some(Piece::Bad { index, at, reason, payload: from.slice(range) });
                     break;
                 }
+            };
+            if stretch.is_full(payload, amended) {
+                break;
             }
+            stretch.add(&from, payload, amended);
         }
         self.pass(stretch.bytes, stretch.count);
         if let Some(Piece::Bad { payload, .. }) = &self.bad {
@@ -164,7 +167,7 @@ impl Admission<'_> {
         self.index += frames;
     }
 
-    fn judge(&self, payload: &[u8]) -> Verdict {
+    fn judge(&mut self, payload: &[u8]) -> Verdict {
         let record = match RecordRef::parse(payload) {
             Ok(record) => record,
             Err(fault) => return Verdict::Refused(fault.into()),
@@ -177,40 +180,43 @@ impl Admission<'_> {
         }
     }
 
-    fn name(&self, payload: &[u8], tenant: &str) -> Verdict {
-        let mut amended = BytesMut::with_capacity(payload.len() + tenant.len() + 16);
+    fn name(&mut self, payload: &[u8], tenant: &str) -> Verdict {
+        let amended = &mut self.amended;
+        amended.clear();
         // A record is always a map with strings for keys.
-        if put_amended(&mut amended, payload, &[("tenant", Scalar::Str(tenant))]).is_none() {
+        if put_amended_map(amended, payload, ("tenant", Scalar::Str(tenant))).is_none() {
             return Verdict::Refused(Reason::TenantForbidden);
         }
         match amended.len() > self.max_frame {
             true => Verdict::Refused(Reason::NoRoomForTenant { bytes: amended.len(), most: self.max_frame }),
-            false => Verdict::Amended(amended),
+            false => Verdict::Amended,
         }
     }
 }
 
 impl Stretch {
-    /// Whether the next frame, which came with `payload` bytes, is to begin
-    /// another stretch. One in which nothing is changed is as long as it came.
-    fn is_full(&self, next: &Verdict, payload: usize) -> bool {
-        let (made, more) = match (&self.amended, next) {
-            (None, Verdict::AsItCame | Verdict::Refused(_)) => return false,
-            (None, Verdict::Amended(amended)) => (self.bytes, amended.len()),
-            (Some(made), Verdict::Amended(amended)) => (made.len(), amended.len()),
-            (Some(made), _) => (made.len(), payload),
+    /// Whether the next frame, which came with `payload` and is to be `amended`,
+    /// is to begin another stretch. One in which nothing is changed is as long
+    /// as it came.
+    fn is_full(&self, payload: &[u8], amended: Option<&[u8]>) -> bool {
+        let made = match (&self.amended, amended) {
+            (None, None) => return false,
+            (None, Some(_)) => self.bytes,
+            (Some(made), _) => made.len(),
         };
-        self.count > 0 && made + PREFIX_BYTES + more > RUN_BYTES
+        self.count > 0 && made + PREFIX_BYTES + amended.unwrap_or(payload).len() > RUN_BYTES
     }
 
     /// Adds a frame that came with `payload`; `from` begins with the stretch
     /// as it came.
-    fn add(&mut self, from: &Bytes, payload: &[u8], amended: Option<BytesMut>) {
+    fn add(&mut self, from: &Bytes, payload: &[u8], amended: Option<&[u8]>) {
         if amended.is_some() && self.amended.is_none() {
-            self.amended = Some(from.slice(..self.bytes).into());
+            let mut frames = BytesMut::with_capacity((from.len() + from.len() / 8 + 64).min(RUN_BYTES));
+            frames.put_slice(from.get(..self.bytes).unwrap_or_default());
+            self.amended = Some(frames);
         }
         if let Some(frames) = &mut self.amended {
-            let payload = amended.as_deref().unwrap_or(payload);
+            let payload = amended.unwrap_or(payload);
             frames.put_u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
             frames.put_slice(payload);
         }

@@ -113,7 +113,7 @@ impl Capacity {
         let seen = drive(client, load, |client, n| texts.mixed(client, n)).await?;
         daemon.derived(client.end_offset()).await?;
         let sustained_s = started.elapsed().as_secs_f64();
-        let answered = number(seen.answers.len());
+        let answered = number(seen.done_ms().len());
         Ok(Self { answered_per_s: answered / seen.seconds, sustained_per_s: answered / sustained_s })
     }
 }

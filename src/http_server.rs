@@ -5,6 +5,8 @@
 //! connection beyond the bound is answered at once that there is no room, so
 //! that a balancer in front turns to another daemon.
 
+mod patience;
+
 use std::{
     convert::Infallible,
     io,
@@ -26,6 +28,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
+use self::patience::Patient;
 use crate::tls::Tls;
 
 /// How long a TLS handshake may take.
@@ -33,6 +36,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long the head of a request may take to arrive, and how long a
 /// connection may wait for its next one.
 const HEAD: Duration = Duration::from_secs(30);
+/// How long an answer may wait for a client that does not read it.
+const UNREAD: Duration = Duration::from_secs(30);
 /// Bytes of the head of a request; more is answered with 431.
 const HEAD_BYTES: usize = 64 << 10;
 /// How long the answer that there is no room may take.
@@ -77,12 +82,20 @@ pub struct Server {
     listener: Arc<TcpListener>,
     tls: Option<Tls>,
     room: Arc<Semaphore>,
+    unread: Duration,
 }
 
 impl Server {
     /// Serves at most `connections` at once on `listener`.
     pub fn new(listener: Arc<TcpListener>, tls: Option<Tls>, connections: usize) -> Self {
-        Self { listener, tls, room: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))) }
+        let room = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
+        Self { listener, tls, room, unread: UNREAD }
+    }
+
+    /// Gives up a connection on which no byte of an answer could be written
+    /// for `most`; 30 s unless said.
+    pub fn unread_for(self, most: Duration) -> Self {
+        Self { unread: most, ..self }
     }
 
     /// Serves until `stop` is cancelled and the open requests are answered.
@@ -110,6 +123,7 @@ impl Server {
             match self.room.clone().try_acquire_owned() {
                 Ok(place) => {
                     let (routes, tls, stop) = (routes.clone(), self.tls.clone(), stop.clone());
+                    let socket = Patient::new(socket, self.unread);
                     connections.spawn(connection(socket, Peer(peer), tls, routes, stop, place));
                 }
                 Err(_) if self.tls.is_none() => {
@@ -135,7 +149,7 @@ async fn refuse(mut socket: TcpStream) {
 }
 
 async fn connection(
-    socket: TcpStream,
+    socket: Patient<TcpStream>,
     peer: Peer,
     tls: Option<Tls>,
     routes: Routes,

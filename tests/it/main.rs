@@ -23,6 +23,7 @@ mod embed_server;
 mod erase;
 mod forward;
 mod health;
+mod hostile;
 mod http_identity;
 mod idempotent;
 mod identity;

@@ -12,7 +12,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,9 +26,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use self::patience::Patient;
@@ -99,14 +103,16 @@ impl Server {
     }
 
     /// Serves until `stop` is cancelled and the open requests are answered.
+    /// Connections without one end at once then; if this is dropped, all do.
     ///
     /// # Errors
     /// If the listener is broken for good.
     pub async fn serve(self, routes: Routes, stop: CancellationToken) -> io::Result<()> {
-        let connections = TaskTracker::new();
+        let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
+                Some(_) = connections.join_next() => continue,
                 accepted = self.listener.accept() => accepted,
             };
             let (socket, peer) = match accepted {
@@ -132,8 +138,7 @@ impl Server {
                 Err(_) => {}
             }
         }
-        connections.close();
-        connections.wait().await;
+        while connections.join_next().await.is_some() {}
         Ok(())
     }
 }
@@ -158,11 +163,15 @@ async fn connection(
 ) {
     match tls {
         None => requests(socket, peer, routes, stop).await,
-        Some(tls) => match timeout(HANDSHAKE, tls.acceptor().accept(socket)).await {
-            Ok(Ok(encrypted)) => requests(encrypted, peer, routes, stop).await,
-            Ok(Err(error)) => tracing::debug!(peer = %peer.0, %error, "no TLS"),
-            Err(_) => tracing::debug!(peer = %peer.0, "no TLS in time"),
-        },
+        Some(tls) => {
+            let shaking = timeout(HANDSHAKE, tls.acceptor().accept(socket));
+            match stop.run_until_cancelled(shaking).await {
+                Some(Ok(Ok(encrypted))) => requests(encrypted, peer, routes, stop).await,
+                Some(Ok(Err(error))) => tracing::debug!(peer = %peer.0, %error, "no TLS"),
+                Some(Err(_)) => tracing::debug!(peer = %peer.0, "no TLS in time"),
+                None => {}
+            }
+        }
     }
 }
 
@@ -170,7 +179,10 @@ async fn requests<S>(socket: S, peer: Peer, routes: Routes, stop: CancellationTo
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let asked = Arc::new(AtomicBool::new(false));
+    let asks = asked.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
+        asks.store(true, Ordering::Relaxed);
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(peer);
         let answer = routes.now().oneshot(request);
@@ -181,9 +193,14 @@ where
     let mut serving = pin!(http.serve_connection(TokioIo::new(socket), service));
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+        // Whoever has not asked for anything yet is not waited for; later,
+        // hyper itself knows whether the connection is between two requests.
+        () = stop.cancelled() => match asked.load(Ordering::Relaxed) {
+            false => return,
+            true => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
         }
     };
     if let Err(error) = ended {

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::SOON;
+use crate::daemon::{HTTP, SOON, Site};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
@@ -67,4 +67,67 @@ async fn a_client_that_never_reads_its_answer_gives_its_place_back() {
     }
     assert!(began.elapsed() >= Duration::from_millis(500), "it was given a while");
     drop(deaf);
+}
+
+/// Whether the server ends soon once it is told to.
+async fn ends(served: Served) -> Duration {
+    let began = Instant::now();
+    served.stop.cancel();
+    tokio::time::timeout(SOON, served.done).await.expect("it does not end").unwrap().unwrap();
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn who_has_not_asked_for_anything_keeps_no_server_from_stopping() {
+    let served = serve(Router::new().route("/", get(|| async { "short" })), 10, SOON).await;
+    let silent = served.connect().await;
+    let mut head = served.connect().await;
+    head.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
+    let mut second = served.connect().await;
+    second.write_all(GET).await.unwrap();
+    assert!(second.read(&mut [0; 4 << 10]).await.unwrap() > 0);
+    second.write_all(&GET[..10]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let took = ends(served).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    for socket in [silent, head, second] {
+        assert_eq!(rest(socket).await, "");
+    }
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_answered_before_the_server_ends_and_broken_off_if_it_is_dropped() {
+    let slow = || async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        "done"
+    };
+    let router = Router::new().route("/", get(slow));
+    let served = serve(router.clone(), 10, SOON).await;
+    let mut patient = served.connect().await;
+    patient.write_all(GET).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    ends(served).await;
+    assert!(rest(patient).await.ends_with("done"));
+
+    let served = serve(router, 10, SOON).await;
+    let mut cut = served.connect().await;
+    cut.write_all(GET).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    served.done.abort();
+    assert_eq!(rest(cut).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_trickles_in_takes_no_more_of_the_shutdown_than_its_share() {
+    let site = Site::new(HTTP);
+    let daemon = site.start();
+    let mut slow = TcpStream::connect(daemon.http.trim_start_matches("http://")).await.unwrap();
+    let head = "POST /api/v1/ingest HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let exit = tokio::task::spawn_blocking(move || daemon.stop()).await.unwrap();
+    assert_eq!(exit.code, Some(0), "the log:\n{}", exit.log);
+    assert!(exit.took < Duration::from_secs(15), "{:?}", exit.took);
+    let answer = rest(slow).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("closing"), "{answer}");
 }

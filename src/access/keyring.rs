@@ -3,15 +3,22 @@
 //! What the store said of a key, that there is none included, holds for
 //! [`FRESH_MS`]: within that time a revocation takes effect, everywhere. A
 //! store that does not answer locks nobody out at once: what it said last
-//! holds for [`STALE_MS`] then.
+//! holds for [`STALE_MS`] then, and nobody waits for it longer than
+//! [`PATIENCE`].
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use quick_cache::sync::Cache;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 
 use crate::{
     identity::{ApiKey, Principal, Unauthenticated},
@@ -22,6 +29,12 @@ use crate::{
 const FRESH_MS: i64 = 10_000;
 /// How long it holds while the store does not answer.
 const STALE_MS: i64 = 300_000;
+/// How long a query may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long nothing is asked of a store since it was asked in vain, in
+/// milliseconds: those that wait for their turn must not all find out one by
+/// one.
+const PAUSE_MS: u64 = 2_000;
 /// Keys that are remembered. Somebody who makes up ids drives out others'
 /// keys, which costs them a query.
 const REMEMBERED: usize = 10_000;
@@ -44,6 +57,8 @@ pub(super) struct Keyring {
     store: Store,
     known: Cache<String, Known>,
     lookups: Semaphore,
+    /// When the store was last asked in vain.
+    failed_ms: AtomicI64,
     used: mpsc::Sender<KeyUse>,
 }
 
@@ -69,7 +84,8 @@ impl Known {
 
 impl Keyring {
     pub fn new(store: Store, used: mpsc::Sender<KeyUse>) -> Self {
-        Self { store, known: Cache::new(REMEMBERED), lookups: Semaphore::new(LOOKUPS), used }
+        let (known, lookups) = (Cache::new(REMEMBERED), Semaphore::new(LOOKUPS));
+        Self { store, known, lookups, failed_ms: i64::MIN.into(), used }
     }
 
     /// Whose the key `id` with `secret` is.
@@ -91,26 +107,37 @@ impl Keyring {
         if let Some(known) = remembered().filter(|known| known.is_within(FRESH_MS, now_ms)) {
             return Ok(known);
         }
+        if self.is_away(now_ms) {
+            return stale(remembered(), now_ms);
+        }
         // Never closed.
         let _turn = self.lookups.acquire().await.map_err(|_| Unauthenticated::KeyStoreAway)?;
-        // Whoever had the turn before may have asked the same.
+        // Whoever had the turn before may have asked the same, or in vain.
         let remembered = remembered();
         if let Some(known) = remembered.clone().filter(|known| known.is_within(FRESH_MS, now_ms)) {
             return Ok(known);
         }
-        match self.store.key(id).await {
-            Ok(key) => {
+        if self.is_away(now_ms) {
+            return stale(remembered, now_ms);
+        }
+        match timeout(PATIENCE, self.store.key(id)).await {
+            Ok(Ok(key)) => {
                 let held = key.map(|key| Arc::new(Held { used_ms: key.used_ms.unwrap_or(0).into(), key }));
                 let known = Known { key: held, at_ms: now_ms };
                 self.known.insert(id.to_owned(), known.clone());
-                Ok(known)
+                return Ok(known);
             }
-            Err(error) => {
-                tracing::warn!(%error, key = id, "an API key cannot be looked up");
-                let stale = remembered.filter(|known| known.is_within(STALE_MS, now_ms));
-                stale.ok_or(Unauthenticated::KeyStoreAway)
-            }
+            Ok(Err(error)) => tracing::warn!(%error, key = id, "an API key cannot be looked up"),
+            Err(_) => tracing::warn!(key = id, "an API key cannot be looked up: the store does not answer"),
         }
+        self.failed_ms.store(now_ms, Ordering::Relaxed);
+        stale(remembered, now_ms)
+    }
+
+    /// Whether the store failed so lately that it is not asked.
+    fn is_away(&self, now_ms: i64) -> bool {
+        // Others may have begun before the one that found out.
+        now_ms.abs_diff(self.failed_ms.load(Ordering::Relaxed)) < PAUSE_MS
     }
 
     fn note_use(&self, held: &Held, now_ms: i64) {
@@ -123,4 +150,9 @@ impl Keyring {
             let _ = self.used.try_send((held.key.id.clone(), now_ms));
         }
     }
+}
+
+/// What the store said last, if that holds without it.
+fn stale(remembered: Option<Known>, now_ms: i64) -> Result<Known, Unauthenticated> {
+    remembered.filter(|known| known.is_within(STALE_MS, now_ms)).ok_or(Unauthenticated::KeyStoreAway)
 }

@@ -1,18 +1,32 @@
 //! Clients that mean no good: none gets in, and none costs more than its
 //! limit. What they send of it is in `api`, `identity` and `sessions` too.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use axum::{Router, routing::get};
+use serde_json::json;
 use thalweg::http_server::Server;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::{HTTP, SOON, Site};
+use crate::{
+    daemon::{HTTP, SOON, Site},
+    identity::{KEYS, key},
+    postgres::{Database, server},
+};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
@@ -130,4 +144,80 @@ async fn a_body_that_trickles_in_takes_no_more_of_the_shutdown_than_its_share() 
     assert!(exit.took < Duration::from_secs(15), "{:?}", exit.took);
     let answer = rest(slow).await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("closing"), "{answer}");
+}
+
+/// A way to a server that can be made to hang: what is sent arrives nowhere,
+/// and nobody says so.
+struct Way {
+    address: String,
+    hangs: Arc<AtomicBool>,
+}
+
+impl Way {
+    async fn to(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, hangs) = (listener.local_addr().unwrap().to_string(), Arc::new(AtomicBool::new(false)));
+        let hanging = hangs.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = TcpStream::connect(&server).await.unwrap();
+                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                tokio::spawn(carry(near_in, far_out, hanging.clone()));
+                tokio::spawn(carry(far_in, near_out, hanging.clone()));
+            }
+        });
+        Self { address, hangs }
+    }
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, hangs: Arc<AtomicBool>) {
+    let mut bytes = [0; 16 << 10];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        while hangs.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_store_hangs_known_keys_are_let_in_and_a_flood_of_made_up_ones_holds_up_nobody() {
+    let Some(server) = server() else { return };
+    let database = Database::new(&server).await;
+    let place = server.split('@').nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let way = Way::to(place.clone()).await;
+    let settings = database.settings();
+    let site = Site::new(&format!("{HTTP}{KEYS}{settings}"));
+    let (_, good) = key(&site, &["--role", "ingester"]);
+    site.configure(&format!("{HTTP}{KEYS}{}", settings.replace(&place, &way.address)));
+    let daemon = site.start();
+    let client = thalweg::http_client::local().unwrap();
+    let url = format!("{}/api/v1/ingest", daemon.http);
+    let send = async |key: String| {
+        let began = Instant::now();
+        let request = client.post(&url).bearer_auth(key).json(&json!({"text": "x"}));
+        (request.send().await.unwrap().status().as_u16(), began.elapsed())
+    };
+    assert_eq!(send(good.clone()).await.0, 200);
+    way.hangs.store(true, Ordering::SeqCst);
+    // Until what is known of the key is no longer fresh.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let flood = (0..100_u32).map(|n| {
+        let id: String = (0..12).map(|at| char::from(b'a' + ((n >> at) & 1) as u8)).collect();
+        send(format!("tw_{id}_{}", "a".repeat(52)))
+    });
+    let (flood, known) = tokio::join!(futures::future::join_all(flood), send(good.clone()));
+    assert!(known.0 == 200 && known.1 < Duration::from_secs(6), "{known:?}");
+    for (status, took) in flood {
+        assert!(status == 503 && took < Duration::from_secs(6), "{status} after {took:?}");
+    }
+    way.hangs.store(false, Ordering::SeqCst);
+    crate::daemon::eventually("keys are looked up again", async || {
+        send(format!("tw_{}_{}", "b".repeat(12), "a".repeat(52))).await.0 == 401
+    })
+    .await;
+    drop(daemon);
+    database.remove().await;
 }

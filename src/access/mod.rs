@@ -89,6 +89,11 @@ impl Access {
         Ok(principal)
     }
 
+    /// What time it is, by the clock that credentials expire by.
+    pub fn now_ms(&self) -> i64 {
+        (self.clock)()
+    }
+
     /// Has written down that somebody unknown was refused.
     pub fn turned_away(&self, code: &'static str, visit: &Visit) {
         self.note(Entry::unknown((self.clock)(), visit.act, code), visit);

@@ -119,6 +119,7 @@ impl ApiKey {
             tenant: self.tenant.as_deref().map(Into::into),
             roles: self.roles,
             tier: self.tier,
+            expires_ms: self.expires_ms,
         })
     }
 

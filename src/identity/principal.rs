@@ -254,6 +254,9 @@ pub struct Principal {
     pub roles: Roles,
     /// How much they may ask.
     pub tier: RateTier,
+    /// From when on what they showed is no longer good, in milliseconds since
+    /// the Unix epoch; `None`: it has no end.
+    pub expires_ms: Option<i64>,
 }
 
 /// Why a principal may not do what they asked for. The message says which
@@ -311,6 +314,7 @@ impl Principal {
             tenant: None,
             roles: Roles::all(),
             tier: RateTier::Unlimited,
+            expires_ms: None,
         }
     }
 
@@ -328,6 +332,7 @@ impl Principal {
             tenant: tenant.map(Arc::from),
             roles: [Role::Ingester].into_iter().collect(),
             tier: RateTier::Unlimited,
+            expires_ms: None,
         }
     }
 
@@ -366,6 +371,7 @@ mod tests {
             tenant: tenant.map(Arc::from),
             roles: roles.iter().copied().collect(),
             tier: RateTier::Free,
+            expires_ms: None,
         }
     }
 

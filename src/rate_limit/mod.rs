@@ -102,7 +102,8 @@ mod tests {
 
     fn principal(id: &str, tenant: Option<&str>, tier: RateTier) -> Principal {
         let tenant = tenant.map(Arc::from);
-        Principal { id: id.into(), scheme: Scheme::Key, tenant, roles: Default::default(), tier }
+        let roles = Default::default();
+        Principal { id: id.into(), scheme: Scheme::Key, tenant, roles, tier, expires_ms: None }
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ impl Claims {
         }
     }
 
-    /// Who the token speaks for.
+    /// Who the token speaks for; until when, [`Claims::check`] says.
     pub fn principal(&self, settings: &Jwt) -> Result<Principal, Unauthenticated> {
         let subject = name("sub", self.0.get("sub"))?;
         let tenant = name(&settings.tenant_claim, self.claim(&settings.tenant_claim))?;
@@ -56,6 +56,7 @@ impl Claims {
             tenant: (tenant != ANY_TENANT).then(|| tenant.into()),
             roles: self.roles(&settings.roles_claim)?,
             tier: self.tier(&settings.tier_claim)?,
+            expires_ms: None,
         })
     }
 

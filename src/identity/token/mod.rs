@@ -55,7 +55,7 @@ impl Tokens {
         keys.verify(&jws)?;
         let claims = Claims::parse(&jws)?;
         let until_ms = claims.check(&self.settings, now_ms)?;
-        let principal = claims.principal(&self.settings)?;
+        let principal = Principal { expires_ms: Some(until_ms), ..claims.principal(&self.settings)? };
         self.seen.put(token, keys.generation, (now_ms, until_ms), &principal);
         Ok(principal)
     }

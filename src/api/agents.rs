@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    MAX_BODY_BYTES, Problem, RIGHTS, Shared, Status,
+    Problem, RIGHTS, Shared, Status,
     extract::{Caller, Input},
     routes_of,
 };
@@ -128,7 +128,7 @@ pub(super) async fn capabilities(
         ingest: api.http_source.is_some(),
         space: api.searcher.serving.now().await?.model.space().to_string(),
         search_modes: ["union", "vector", "keyword"],
-        max_body_bytes: MAX_BODY_BYTES as u64,
+        max_body_bytes: api.bodies.longest() as u64,
         principal: Who {
             id: principal.id.to_string(),
             tenant: principal.tenant.as_ref().map(ToString::to_string),

@@ -123,7 +123,7 @@ pub(super) async fn ingest(
     // Nobody learns of another tenant's answers by guessing its keys.
     let whose = principal.tenant.as_deref().unwrap_or_default();
     let key = idempotency::Key::of(&headers, &[&api.pipeline, source, whose])?;
-    let held = api.bodies.read(body).await?;
+    let held = api.bodies.read(body, principal.tenant.clone()).await?;
     let origin = Origin { source: source.clone(), peer: None, tenant: principal.tenant };
     let request = Request { origin, ingest: ingest.clone(), cpu: api.cpu.clone(), encoding, held };
     match key {

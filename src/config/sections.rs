@@ -31,8 +31,9 @@ pub struct Search {
 pub struct Http {
     /// Address and port to listen on.
     pub listen: Listen,
-    /// Bytes of the bodies of ingest requests that are held at once. A request
-    /// that finds no room is refused and told when to come again.
+    /// Bytes of the bodies of ingest requests that are held at once; of one
+    /// request, and of all of one tenant, half of it at most. A request that
+    /// finds no room is refused and told when to come again.
     pub body_bytes: ByteSize,
     /// How long the answer to an ingest request with an `Idempotency-Key` is
     /// kept.
@@ -72,7 +73,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: Listen::local(7400),
-            body_bytes: ByteSize::mib(64),
+            body_bytes: ByteSize::mib(128),
             idempotency_ttl: Period::secs(24 * 3_600),
             request_timeout: Period::secs(90),
             max_requests: 256,

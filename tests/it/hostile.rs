@@ -221,3 +221,41 @@ async fn while_the_store_hangs_known_keys_are_let_in_and_a_flood_of_made_up_ones
     drop(daemon);
     database.remove().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_tenants_bodies_leave_room_for_those_of_others() {
+    let site = Site::new(&format!("{HTTP}{KEYS}"));
+    let text = std::fs::read_to_string(site.pipeline()).unwrap();
+    std::fs::write(site.pipeline(), text.replace("[http]\n", "[http]\nbody_bytes = \"128KiB\"\n")).unwrap();
+    let (_, acme) = key(&site, &["--role", "ingester", "--tenant", "acme"]);
+    let (_, other) = key(&site, &["--role", "ingester", "--tenant", "other"]);
+    let daemon = site.start();
+    let text = json!({"text": "x".repeat(50 << 10)}).to_string();
+    let head = |key: &str| {
+        format!(
+            "POST /api/v1/ingest HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            text.len()
+        )
+    };
+    let begin = async |key: &str| {
+        let mut socket = TcpStream::connect(daemon.http.trim_start_matches("http://")).await.unwrap();
+        let most = &text.as_bytes()[..text.len() - 1];
+        socket.write_all(&[head(key).as_bytes(), most].concat()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        socket
+    };
+    let end = async |mut socket: TcpStream| {
+        socket.write_all(b"}").await.unwrap();
+        rest(socket).await
+    };
+    let held = begin(&acme).await;
+    let second = end(begin(&acme).await).await;
+    assert!(second.starts_with("HTTP/1.1 503") && second.contains("room of one tenant"), "{second}");
+    let others = end(begin(&other).await).await;
+    assert!(others.starts_with("HTTP/1.1 200"), "{others}");
+    let first = end(held).await;
+    assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+    let again = end(begin(&acme).await).await;
+    assert!(again.starts_with("HTTP/1.1 200"), "what was held is free again: {again}");
+}

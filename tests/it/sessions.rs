@@ -281,9 +281,9 @@ async fn a_writer_that_stalls_stops_the_reading_of_sockets_and_nothing_is_lost()
 async fn a_request_that_finds_no_room_for_its_body_is_told_when_to_come_again() {
     let site = Site::new(HTTP);
     let text = fs::read_to_string(site.pipeline()).unwrap();
-    fs::write(site.pipeline(), text.replace("[http]\n", "[http]\nbody_bytes = \"64KiB\"\n")).unwrap();
+    fs::write(site.pipeline(), text.replace("[http]\n", "[http]\nbody_bytes = \"128KiB\"\n")).unwrap();
     let daemon = site.start();
-    let held = text_frame(&"held ".repeat(10_000));
+    let held = text_frame(&"held ".repeat(12_000));
     let url = format!("{}/api/v1/ingest", daemon.http);
     let request =
         || thalweg::http_client::local().unwrap().post(&url).header("content-type", "application/msgpack");
@@ -293,7 +293,7 @@ async fn a_request_that_finds_no_room_for_its_body_is_told_when_to_come_again() 
         let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::new(body));
         (slow, tokio::spawn(request().body(body).send()))
     };
-    let (mut slow, mut first) = slowly().await;
+    let mut slow = [slowly().await, slowly().await];
     let small = text_frame("small");
     loop {
         let response = request().body(held.clone()).send().await.unwrap();
@@ -301,9 +301,11 @@ async fn a_request_that_finds_no_room_for_its_body_is_told_when_to_come_again() 
             assert_eq!(response.headers()["retry-after"], "1");
             break;
         }
-        // The probe was there first, and the slow one was refused.
-        if first.is_finished() {
-            (slow, first) = slowly().await;
+        // The probe was there first, and a slow one was refused.
+        for one in &mut slow {
+            if one.1.is_finished() {
+                *one = slowly().await;
+            }
         }
     }
     assert_eq!(
@@ -313,8 +315,10 @@ async fn a_request_that_finds_no_room_for_its_body_is_told_when_to_come_again() 
     );
     let long = daemon.post("/api/v1/ingest", "application/msgpack", vec![0; (64 << 10) + 1]).await;
     assert_eq!((long.0, &long.1["code"]), (413, &"body_too_large".into()));
-    slow.write_all(&held[held.len() - 1..]).await.unwrap();
-    drop(slow);
-    assert_eq!(first.await.unwrap().unwrap().status(), 200);
+    for (mut rest, sent) in slow {
+        rest.write_all(&held[held.len() - 1..]).await.unwrap();
+        drop(rest);
+        assert_eq!(sent.await.unwrap().unwrap().status(), 200);
+    }
     daemon.stop_drained();
 }

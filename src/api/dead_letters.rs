@@ -18,7 +18,7 @@ use crate::{
     identity::Entry,
     pipeline::{Answer, Origin},
     source::{amend::Field, redrive::mended},
-    store::{DeadLetter, DeadLetterState},
+    store::{DeadLetter, DeadLetterHead, DeadLetterState, StoreError},
 };
 
 /// Something that failed.
@@ -48,7 +48,7 @@ pub(super) struct Letter {
     /// The particulars, for people.
     message: String,
     /// Bytes that are kept of it.
-    payload_bytes: usize,
+    payload_bytes: u64,
     /// Those bytes in base64; left out of lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<String>,
@@ -69,9 +69,15 @@ impl From<DeadLetter> for Letter {
             byte: letter.byte_offset,
             code: letter.code,
             message: letter.message,
-            payload_bytes: letter.payload.map_or(0, |payload| payload.len()),
-            payload: None,
+            payload_bytes: letter.payload.as_ref().map_or(0, |payload| payload.len() as u64),
+            payload: letter.payload.map(|payload| STANDARD.encode(payload)),
         }
+    }
+}
+
+impl From<DeadLetterHead> for Letter {
+    fn from(head: DeadLetterHead) -> Self {
+        Self { payload_bytes: head.payload_bytes, ..head.letter.into() }
     }
 }
 
@@ -100,8 +106,9 @@ pub(super) async fn list(
     let page = PageOf { limit: wanted.limit, cursor: wanted.cursor };
     let (limit, after) = (page.limit()?, page.after::<i64>()?.unwrap_or(0));
     let state = (!wanted.all).then_some(DeadLetterState::Open);
-    let letters = api.searcher.store.dead_letters(state, after, limit + 1).await?;
-    Ok(Json(Page::of(letters, limit, |letter| letter.id)))
+    let store = &api.searcher.store;
+    let letters = store.dead_letter_heads(&api.pipeline, state, after, limit + 1).await?;
+    Ok(Json(Page::of(letters, limit, |head| head.letter.id)))
 }
 
 /// Show a dead letter with its bytes
@@ -112,10 +119,8 @@ pub(super) async fn list(
     responses((status = 200, body = Letter))
 )]
 pub(super) async fn show(State(api): Shared, Named(id): Named<i64>) -> Result<Json<Letter>, Problem> {
-    let found = api.searcher.store.dead_letter(id).await?;
-    let letter = found.ok_or_else(|| Problem::no_such(format!("there is no dead letter {id}")))?;
-    let payload = letter.letter.payload.as_ref().map(|payload| STANDARD.encode(payload));
-    Ok(Json(Letter { payload, ..letter.into() }))
+    let letter = api.dead_letter(id).await?;
+    Ok(Json(letter.ok_or_else(|| Problem::no_such(format!("there is no dead letter {id}")))?.into()))
 }
 
 /// Which dead letters are sent again, and with what mended.
@@ -174,7 +179,7 @@ pub(super) async fn redrive(
     api.access.trail.record(entry).await?;
     let mut outcomes = Vec::with_capacity(asked.ids.len());
     for id in asked.ids {
-        let (outcome, why) = match api.searcher.store.dead_letter(id).await? {
+        let (outcome, why) = match api.dead_letter(id).await? {
             None => ("kept", Some(format!("there is no dead letter {id}"))),
             Some(letter) => match mended(&letter, &set) {
                 Err(why) => ("kept", Some(why)),
@@ -187,6 +192,12 @@ pub(super) async fn redrive(
 }
 
 impl super::Api {
+    /// The dead letter with this number, if it is one of this pipeline.
+    async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
+        let found = self.searcher.store.dead_letter(id).await?;
+        Ok(found.filter(|letter| letter.letter.pipeline == self.pipeline))
+    }
+
     async fn send_again(&self, id: i64, frame: Bytes) -> Result<(&'static str, Option<String>), Problem> {
         let origin = Origin { source: "redrive".to_owned(), peer: None, tenant: None };
         let run = Unit::Run { at: 0, count: 1, bytes: frame };

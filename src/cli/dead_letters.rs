@@ -19,7 +19,7 @@ use crate::{
     record::RecordRef,
     secret::Secret,
     source::{amend::Field, client::Target},
-    store::{DeadLetter, DeadLetterState, Store},
+    store::{DeadLetter, DeadLetterHead, DeadLetterState, Store},
 };
 
 /// List frames and records that could not be taken, and send them again.
@@ -91,7 +91,7 @@ struct Row {
     byte: Option<u64>,
     code: String,
     message: String,
-    payload_bytes: usize,
+    payload_bytes: u64,
     /// The payload as text, or in hex where it is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<String>,
@@ -100,7 +100,7 @@ struct Row {
 }
 
 impl Row {
-    fn new(letter: DeadLetter, whole: bool) -> Self {
+    fn new(letter: DeadLetter) -> Self {
         let DeadLetter { id, letter, state, redriven_ms } = letter;
         let payload = letter.payload.unwrap_or_default();
         let record = RecordRef::parse(&payload).ok().map(|record| {
@@ -124,10 +124,15 @@ impl Row {
             byte: letter.byte_offset,
             code: letter.code,
             message: letter.message,
-            payload_bytes: payload.len(),
-            payload: (whole && !payload.is_empty()).then_some(shown),
-            record: record.filter(|_| whole),
+            payload_bytes: payload.len() as u64,
+            payload: (!payload.is_empty()).then_some(shown),
+            record,
         }
+    }
+
+    /// Without its bytes.
+    fn of_head(head: DeadLetterHead) -> Self {
+        Self { payload_bytes: head.payload_bytes, ..Self::new(head.letter) }
     }
 
     /// Where it failed.
@@ -146,25 +151,27 @@ impl DeadLetters {
         let pipeline = self.pipeline.load()?;
         super::block_on(async {
             let store = offline::store(&pipeline).await?;
+            let place = (&store, pipeline.name.as_str());
             let code = match self.what {
                 What::List { all, code } => {
-                    let mut letters = every(&store, (!all).then_some(DeadLetterState::Open)).await?;
-                    letters.retain(|letter| code.as_ref().is_none_or(|code| *code == letter.letter.code));
-                    let rows: Vec<Row> = letters.into_iter().map(|letter| Row::new(letter, false)).collect();
+                    let mut heads = every(place, (!all).then_some(DeadLetterState::Open)).await?;
+                    heads.retain(|head| code.as_ref().is_none_or(|code| *code == head.letter.letter.code));
+                    let rows: Vec<Row> = heads.into_iter().map(Row::of_head).collect();
                     self.output.print(&rows, |rows| list_text(rows))?;
                     ExitCode::SUCCESS
                 }
                 What::Show { id } => {
-                    self.output.print(&Row::new(one(&store, id).await?, true), show_text)?;
+                    self.output.print(&Row::new(one(place, id).await?), show_text)?;
                     ExitCode::SUCCESS
                 }
-                What::Redrive { ids, all_open, to, key, set } => {
-                    let mut letters = Vec::new();
+                What::Redrive { mut ids, all_open, to, key, set } => {
                     if all_open {
-                        letters = every(&store, Some(DeadLetterState::Open)).await?;
+                        let open = every(place, Some(DeadLetterState::Open)).await?;
+                        ids = open.iter().map(|head| head.letter.id).collect();
                     }
+                    let mut letters = Vec::new();
                     for id in ids {
-                        letters.push(one(&store, id).await?);
+                        letters.push(one(place, id).await?);
                     }
                     redrive::redrive(&store, letters, (to, key), &set, self.output).await?
                 }
@@ -175,26 +182,32 @@ impl DeadLetters {
     }
 }
 
-async fn one(store: &Store, id: i64) -> Result<DeadLetter> {
-    store.dead_letter(id).await?.with_context(|| format!("there is no dead letter {id}"))
+/// The dead letter `id` of a pipeline, in its store.
+async fn one((store, pipeline): (&Store, &str), id: i64) -> Result<DeadLetter> {
+    let found = store.dead_letter(id).await?.filter(|letter| letter.letter.pipeline == pipeline);
+    found.with_context(|| format!("there is no dead letter {id} of the pipeline `{pipeline}`"))
 }
 
-/// Rows read at once, payloads and all.
-const PAGE: u32 = 256;
+/// Rows read at once.
+const PAGE: u32 = 1_000;
 /// More would neither be read nor fit into memory for sure.
 const MOST: usize = 100_000;
 
-async fn every(store: &Store, state: Option<DeadLetterState>) -> Result<Vec<DeadLetter>> {
-    let mut letters: Vec<DeadLetter> = Vec::new();
+/// The dead letters of a pipeline, in its store.
+async fn every(
+    (store, pipeline): (&Store, &str),
+    state: Option<DeadLetterState>,
+) -> Result<Vec<DeadLetterHead>> {
+    let mut heads: Vec<DeadLetterHead> = Vec::new();
     loop {
-        let after = letters.last().map_or(0, |letter| letter.id);
-        let page = store.dead_letters(state, after, PAGE).await?;
+        let after = heads.last().map_or(0, |head| head.letter.id);
+        let page = store.dead_letter_heads(pipeline, state, after, PAGE).await?;
         let last = page.len() < PAGE as usize;
-        letters.extend(page);
+        heads.extend(page);
         if last {
-            return Ok(letters);
+            return Ok(heads);
         }
-        if letters.len() > MOST {
+        if heads.len() > MOST {
             bail!(
                 "there are over {MOST} dead letters; mend the producer first, and send some by their number"
             );

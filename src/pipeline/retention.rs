@@ -201,10 +201,10 @@ impl Keeper {
     /// them, and the last id of that page; none if there are no more.
     async fn old_letters(&self, after: i64) -> Result<Option<(i64, Vec<i64>)>, RetentionError> {
         let Some(before) = self.before(self.settings.dead_letters) else { return Ok(None) };
-        let page = self.store.dead_letters(None, after, PAGE).await?;
-        let is_old = |one: &&DeadLetter| one.letter.pipeline == self.pipeline && one.letter.at_ms < before;
-        let old = page.iter().filter(is_old).map(|one| one.id).collect();
-        Ok(page.last().map(|last| (last.id, old)))
+        let page = self.store.dead_letter_heads(&self.pipeline, None, after, PAGE).await?;
+        let is_old = |one: &&DeadLetter| one.letter.at_ms < before;
+        let old = page.iter().map(|head| &head.letter).filter(is_old).map(|one| one.id).collect();
+        Ok(page.last().map(|last| (last.letter.id, old)))
     }
 
     /// Segments that are old, derived, and hold nothing that is pinned.

@@ -62,6 +62,37 @@ pub struct DeadLetter {
     pub redriven_ms: Option<i64>,
 }
 
+/// A stored dead letter, as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterHead {
+    /// The dead letter, without its payload.
+    pub letter: DeadLetter,
+    /// Bytes that are kept of it.
+    pub payload_bytes: u64,
+}
+
+/// A dead letter without its payload, as both databases give it.
+#[derive(FromRow)]
+pub(super) struct DeadLetterHeadRow {
+    #[sqlx(flatten)]
+    row: DeadLetterRow,
+    payload_bytes: Option<i64>,
+}
+
+impl DeadLetterHeadRow {
+    /// See [`DeadLetterRow::map_texts`].
+    pub fn map_texts(self, f: impl Fn(String) -> String) -> Self {
+        Self { row: self.row.map_texts(f), ..self }
+    }
+}
+
+impl From<DeadLetterHeadRow> for DeadLetterHead {
+    fn from(head: DeadLetterHeadRow) -> Self {
+        let payload_bytes = head.payload_bytes.unwrap_or(0).cast_unsigned();
+        Self { letter: head.row.into(), payload_bytes }
+    }
+}
+
 /// A dead letter as both databases give it.
 #[derive(FromRow)]
 pub(super) struct DeadLetterRow {
@@ -76,6 +107,7 @@ pub(super) struct DeadLetterRow {
     byte_offset: Option<i64>,
     code: String,
     message: String,
+    #[sqlx(default)]
     payload: Option<Vec<u8>>,
     state: String,
     redriven_ms: Option<i64>,

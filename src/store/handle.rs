@@ -352,6 +352,16 @@ answered_by_each! {
         limit: u32,
     ) -> Result<Vec<DeadLetter>, StoreError>;
 
+    /// Dead letters of `pipeline` without their payloads, otherwise as
+    /// [`Store::dead_letters`].
+    pub async fn dead_letter_heads(
+        &self,
+        pipeline: &str,
+        state: Option<DeadLetterState>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<DeadLetterHead>, StoreError>;
+
     /// The dead letter with this id.
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError>;
 

@@ -61,7 +61,7 @@ pub use audit::{Counted, OutcomeCount, RowCounts};
 pub use backup::{Copied, Engine, TableDigest};
 pub use checkpoint::{Checkpoint, Lease};
 pub use damage::{Damage, DamageKind};
-pub use dead_letters::{DeadLetter, DeadLetterState, NewDeadLetter};
+pub use dead_letters::{DeadLetter, DeadLetterHead, DeadLetterState, NewDeadLetter};
 pub use erasures::{Erasure, ErasureOfStream};
 pub use error::StoreError;
 pub use forget::{Forgetting, Forgotten, PinnedRecords, Subject};

@@ -2,7 +2,9 @@
 
 use super::PostgresStore;
 use super::text::{original, stored};
-use crate::store::dead_letters::{DeadLetter, DeadLetterRow, DeadLetterState, NewDeadLetter};
+use crate::store::dead_letters::{
+    DeadLetter, DeadLetterHead, DeadLetterHeadRow, DeadLetterRow, DeadLetterState, NewDeadLetter,
+};
 use crate::store::error::{Doing, StoreError};
 
 impl PostgresStore {
@@ -52,6 +54,31 @@ impl PostgresStore {
             .await
             .doing("reading the dead letters")?;
         Ok(rows.into_iter().map(|row| DeadLetter::from(row.map_texts(original))).collect())
+    }
+
+    pub async fn dead_letter_heads(
+        &self,
+        pipeline: &str,
+        state: Option<DeadLetterState>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<DeadLetterHead>, StoreError> {
+        let mut session = self.read().await?;
+        let rows: Vec<DeadLetterHeadRow> = session
+            .query(
+                "SELECT id, at_ms, pipeline, source, peer, stream, \"offset\", frame_index, byte_offset, code,
+                     message, state, redriven_ms, octet_length(payload)::bigint AS payload_bytes
+                 FROM thalweg.dead_letters
+                 WHERE id > $1 AND pipeline = $2 AND ($3::text IS NULL OR state = $3) ORDER BY id LIMIT $4",
+            )
+            .bind(after)
+            .bind(stored(pipeline).into_owned())
+            .bind(state.map(DeadLetterState::as_str))
+            .bind(i64::from(limit))
+            .all(&mut session)
+            .await
+            .doing("reading the dead letters")?;
+        Ok(rows.into_iter().map(|row| DeadLetterHead::from(row.map_texts(original))).collect())
     }
 
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {

@@ -1,7 +1,9 @@
 //! Dead letters.
 
 use super::SqliteStore;
-use crate::store::dead_letters::{DeadLetter, DeadLetterRow, DeadLetterState, NewDeadLetter};
+use crate::store::dead_letters::{
+    DeadLetter, DeadLetterHead, DeadLetterHeadRow, DeadLetterRow, DeadLetterState, NewDeadLetter,
+};
 use crate::store::error::{Doing, StoreError};
 
 impl SqliteStore {
@@ -46,6 +48,29 @@ impl SqliteStore {
         .await
         .doing("reading the dead letters")?;
         Ok(rows.into_iter().map(DeadLetter::from).collect())
+    }
+
+    pub async fn dead_letter_heads(
+        &self,
+        pipeline: &str,
+        state: Option<DeadLetterState>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<DeadLetterHead>, StoreError> {
+        let rows: Vec<DeadLetterHeadRow> = sqlx::query_as(
+            "SELECT id, at_ms, pipeline, source, peer, stream, \"offset\", frame_index, byte_offset, code, message,
+                 state, redriven_ms, length(payload) AS payload_bytes
+             FROM dead_letters
+             WHERE id > ?1 AND pipeline = ?2 AND (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4",
+        )
+        .bind(after)
+        .bind(pipeline)
+        .bind(state.map(DeadLetterState::as_str))
+        .bind(limit)
+        .fetch_all(self.readers())
+        .await
+        .doing("reading the dead letters")?;
+        Ok(rows.into_iter().map(DeadLetterHead::from).collect())
     }
 
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {

@@ -11,6 +11,7 @@ conformance! {
     vectors_that_cannot_be_compared_are_refused,
     a_batch_must_start_at_the_checkpoint,
     a_dead_letter_is_kept_for_each_failed_offset_and_redriven_once,
+    dead_letters_are_listed_by_pipeline_and_without_their_payloads,
     two_handles_on_one_file_see_each_other_and_take_turns,
     what_is_known_of_contents_names_their_holder,
     replay_adds_only_what_is_missing_and_settles_what_was_deferred,
@@ -99,6 +100,23 @@ async fn a_dead_letter_is_kept_for_each_failed_offset_and_redriven_once(on: Data
     assert!(fixture.store.dead_letters(Some(DeadLetterState::Open), 0, 10).await.unwrap().is_empty());
     let letter = fixture.store.dead_letter(open[0].id).await.unwrap().unwrap();
     assert_eq!((letter.state, letter.redriven_ms), (DeadLetterState::Redriven, Some(9)));
+}
+
+async fn dead_letters_are_listed_by_pipeline_and_without_their_payloads(on: Database) {
+    let fixture = Fixture::new(on).await;
+    for (n, pipeline) in ["ours", "theirs", "ours", "theirs"].into_iter().enumerate() {
+        let payload = (n > 0).then(|| vec![0xc1; n * 1_000]);
+        let letter = NewDeadLetter { pipeline: pipeline.into(), payload, ..NewDeadLetter::default() };
+        fixture.store.add_dead_letter(&letter).await.unwrap();
+    }
+    let listed = |state| fixture.store.dead_letter_heads("ours", state, 0, 10);
+    let heads = listed(None).await.unwrap();
+    let sizes: Vec<_> = heads.iter().map(|head| head.payload_bytes).collect();
+    assert_eq!(sizes, [0, 2_000]);
+    assert!(heads.iter().all(|head| head.letter.letter.payload.is_none()));
+    assert!(heads.iter().all(|head| head.letter.letter.pipeline == "ours"));
+    assert!(fixture.store.mark_redriven(heads[0].letter.id, 9).await.unwrap());
+    assert_eq!(listed(Some(DeadLetterState::Open)).await.unwrap(), heads[1..]);
 }
 
 async fn two_handles_on_one_file_see_each_other_and_take_turns(on: Database) {

@@ -45,6 +45,13 @@ pub struct Visit {
     pub request_id: Option<String>,
 }
 
+impl Visit {
+    /// `entry` with where it came from.
+    pub fn sign(&self, entry: Entry) -> Entry {
+        Entry { peer: self.peer.clone(), request_id: self.request_id.clone(), ..entry }
+    }
+}
+
 /// Why somebody is not let in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAdmitted {
@@ -83,10 +90,14 @@ impl Access {
         let principal = self.authenticator.authenticate(credential).await.inspect_err(|unknown| {
             self.note(Entry::unknown((self.clock)(), visit.act, unknown.code()), visit);
         })?;
-        principal.require(right).inspect_err(|denied| {
-            self.note(Entry::refused((self.clock)(), &principal, visit.act, denied.code()), visit);
-        })?;
+        principal.require(right).map_err(|denied| self.denied(&principal, denied, visit))?;
         Ok(principal)
+    }
+
+    /// Has written down what somebody was denied.
+    pub fn denied(&self, principal: &Principal, denied: Denied, visit: &Visit) -> Denied {
+        self.note(Entry::refused((self.clock)(), principal, visit.act, denied.code()), visit);
+        denied
     }
 
     /// What time it is, by the clock that credentials expire by.
@@ -100,8 +111,7 @@ impl Access {
     }
 
     fn note(&self, entry: Entry, visit: &Visit) {
-        let (peer, request_id) = (visit.peer.clone(), visit.request_id.clone());
-        self.trail.refused(Entry { peer, request_id, ..entry });
+        self.trail.refused(visit.sign(entry));
     }
 }
 

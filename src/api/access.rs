@@ -9,11 +9,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Api, Problem, request_id::RequestId};
+use super::{Api, Problem, extract::Caller, request_id::RequestId};
 use crate::{
     access::{NotAdmitted, Visit},
     http_server::Peer,
-    identity::{Credential, Denied, Principal, Right, Unauthenticated},
+    identity::{Credential, Denied, Entry, Principal, Right, Unauthenticated},
     rate_limit::Decision,
 };
 
@@ -43,6 +43,7 @@ pub(super) async fn guarded(
         Some(decision) => too_many(decision).into_response(),
         None => {
             request.extensions_mut().insert(principal);
+            request.extensions_mut().insert(visit);
             next.run(request).await
         }
     };
@@ -79,6 +80,19 @@ impl Gate {
             self.api.access.turned_away(unknown.code(), visit);
         })?;
         Ok(self.api.access.admit(credential.as_ref(), self.right, visit).await?)
+    }
+}
+
+impl Api {
+    /// Writes down what somebody does; once this returns it is durable.
+    pub(super) async fn record(
+        &self,
+        Caller(principal, visit): &Caller,
+        act: &'static str,
+        subject: impl Into<String>,
+    ) -> Result<(), Problem> {
+        let entry = Entry::done(self.now_ms(), principal, act, subject);
+        Ok(self.access.trail.record(visit.sign(entry)).await?)
     }
 }
 

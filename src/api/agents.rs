@@ -104,7 +104,7 @@ pub(super) enum Answer {
 #[utoipa::path(get, path = "/api/v1/capabilities", responses((status = 200, body = Capabilities)))]
 pub(super) async fn capabilities(
     State(api): Shared,
-    Caller(principal): Caller,
+    Caller(principal, _): Caller,
 ) -> Result<Json<Capabilities>, Problem> {
     let mut operations = Vec::new();
     for right in RIGHTS {

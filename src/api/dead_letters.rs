@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     frame::Unit,
-    identity::Entry,
     pipeline::{Answer, Origin},
     source::{amend::Field, redrive::mended},
     store::{DeadLetter, DeadLetterHead, DeadLetterState, StoreError},
@@ -166,7 +165,7 @@ const MOST: usize = 1_000;
 )]
 pub(super) async fn redrive(
     State(api): Shared,
-    Caller(principal): Caller,
+    caller: Caller,
     Input(asked): Input<Redrive>,
 ) -> Result<Json<Redriven>, Problem> {
     if !(1..=MOST).contains(&asked.ids.len()) {
@@ -174,9 +173,7 @@ pub(super) async fn redrive(
         return Err(Problem::bad_request("bad_request", detail));
     }
     let set: Vec<Field> = asked.set.iter().map(|(key, value)| Field::new(key, value)).collect();
-    let act = "dead_letters.redrive";
-    let entry = Entry::done(api.now_ms(), &principal, act, format!("{} letters", asked.ids.len()));
-    api.access.trail.record(entry).await?;
+    api.record(&caller, "dead_letters.redrive", format!("{} letters", asked.ids.len())).await?;
     let mut outcomes = Vec::with_capacity(asked.ids.len());
     for id in asked.ids {
         let (outcome, why) = match api.dead_letter(id).await? {

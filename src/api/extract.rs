@@ -8,7 +8,7 @@ use axum::{
 use serde::de::DeserializeOwned;
 
 use super::Problem;
-use crate::identity::Principal;
+use crate::{access::Visit, identity::Principal};
 
 /// A body in JSON.
 pub(super) struct Input<T>(pub T);
@@ -19,8 +19,8 @@ pub(super) struct Params<T>(pub T);
 /// What stands in the place of `{…}` in a route.
 pub(super) struct Named<T>(pub T);
 
-/// Who asks.
-pub(super) struct Caller(pub Principal);
+/// Who asks, and from where.
+pub(super) struct Caller(pub Principal, pub Visit);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
     type Rejection = Problem;
@@ -58,7 +58,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let principal = parts.extensions.get::<Principal>().cloned();
-        principal.map(Self).ok_or_else(|| {
+        let visit = parts.extensions.get::<Visit>().cloned();
+        principal.zip(visit).map(|(principal, visit)| Self(principal, visit)).ok_or_else(|| {
             let detail = "nobody asked who sent the request";
             Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
         })

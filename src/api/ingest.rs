@@ -105,7 +105,7 @@ impl Encoding {
 )]
 pub(super) async fn ingest(
     State(api): Shared,
-    Caller(principal): Caller,
+    Caller(principal, _): Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {

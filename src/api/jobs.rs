@@ -13,7 +13,6 @@ use super::{
     page::PageOf,
 };
 use crate::{
-    identity::{Entry, Principal},
     jobs::{Job, JobsError, Kind, Planned, Work, work::Replay},
     store::{JobFilter, JobState},
 };
@@ -91,20 +90,20 @@ pub(super) async fn show(State(api): Shared, Named(id): Named<i64>) -> Result<Js
 #[utoipa::path(post, path = "/api/v1/jobs", request_body = Work, responses((status = 202, body = Job)))]
 pub(super) async fn ask(
     State(api): Shared,
-    Caller(principal): Caller,
+    caller: Caller,
     Input(work): Input<Work>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
-    api.queue(&principal, &work).await
+    api.queue(&caller, &work).await
 }
 
 /// Ask for a replay: derive again what is in the log
 #[utoipa::path(post, path = "/api/v1/replays", request_body = Replay, responses((status = 202, body = Job)))]
 pub(super) async fn replay(
     State(api): Shared,
-    Caller(principal): Caller,
+    caller: Caller,
     Input(replay): Input<Replay>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
-    api.queue(&principal, &Work::Replay(replay)).await
+    api.queue(&caller, &Work::Replay(replay)).await
 }
 
 /// Cancel a job; what is done by then stays done
@@ -119,12 +118,11 @@ pub(super) async fn replay(
 )]
 pub(super) async fn cancel(
     State(api): Shared,
-    Caller(principal): Caller,
+    caller: Caller,
     Named(id): Named<i64>,
 ) -> Result<Json<Job>, Problem> {
     api.jobs.get(id).await?;
-    let entry = Entry::done(api.now_ms(), &principal, "jobs.cancel", id.to_string());
-    api.access.trail.record(entry).await?;
+    api.record(&caller, "jobs.cancel", id.to_string()).await?;
     Ok(Json(api.jobs.cancel(id).await?))
 }
 
@@ -136,13 +134,12 @@ pub(super) async fn schedules(State(api): Shared) -> Result<Json<Schedules>, Pro
 
 impl super::Api {
     /// Who asked is written down before anything is done.
-    async fn queue(&self, principal: &Principal, work: &Work) -> Result<(StatusCode, Json<Job>), Problem> {
+    async fn queue(&self, caller: &Caller, work: &Work) -> Result<(StatusCode, Json<Job>), Problem> {
         if let Work::Backup(backup) = work {
             check_folder(backup.to.as_deref())?;
         }
-        let entry = Entry::done(self.now_ms(), principal, "jobs.ask", work.kind().as_str());
-        self.access.trail.record(entry).await?;
-        Ok((StatusCode::ACCEPTED, Json(self.jobs.enqueue(work, &principal.id).await?)))
+        self.record(caller, "jobs.ask", work.kind().as_str()).await?;
+        Ok((StatusCode::ACCEPTED, Json(self.jobs.enqueue(work, &caller.0.id).await?)))
     }
 }
 

@@ -17,11 +17,14 @@ use crate::pipeline::search::{SearchReply, SearchRequest};
 )]
 pub(super) async fn search(
     State(api): Shared,
-    Caller(principal): Caller,
+    Caller(principal, visit): Caller,
     Input(request): Input<SearchRequest>,
 ) -> Result<Json<SearchReply>, Problem> {
-    let tenant = principal.tenant_of(request.tenant.as_deref())?.ok_or_else(|| {
-        Problem::bad_request("tenant_missing", "say whose records are searched, in `tenant`")
-    })?;
+    let tenant = principal
+        .tenant_of(request.tenant.as_deref())
+        .map_err(|denied| api.access.denied(&principal, denied, &visit))?
+        .ok_or_else(|| {
+            Problem::bad_request("tenant_missing", "say whose records are searched, in `tenant`")
+        })?;
     Ok(Json(api.searcher.search(&tenant, request).await?))
 }

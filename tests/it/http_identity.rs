@@ -145,9 +145,15 @@ async fn daemon_derived(daemon: &Daemon, key: &str, end: u64) {
 async fn acts_and_refusals_are_in_the_trail() {
     let site = site();
     let (id, operator) = key(&site, &["--role", "operator"]);
+    let (_, acme) = key(&site, &["--role", "viewer", "--tenant", "acme"]);
     let (_, admin) = key(&site, &["--role", "admin"]);
     let daemon = site.start();
     assert_eq!(ask(&daemon, &operator, "/api/v1/jobs", Some(json!({"kind": "audit"}))).await.status, 202);
+    let others = json!({"query": "x", "tenant": "other"});
+    assert_eq!(
+        ask(&daemon, &acme, "/api/v1/search", Some(others)).await.refusal(),
+        (403, "tenant_forbidden")
+    );
     for _ in 0..50 {
         assert_eq!(ask(&daemon, &operator, "/api/v1/trail", None).await.status, 403);
         assert_eq!(
@@ -161,10 +167,13 @@ async fn acts_and_refusals_are_in_the_trail() {
         rows = page["items"].as_array().unwrap().clone();
         rows.iter().any(|row| row["detail"] == "right_missing")
             && rows.iter().any(|row| row["detail"] == "malformed_credentials")
+            && rows.iter().any(|row| row["detail"] == "tenant_forbidden" && row["act"] == "search")
     })
     .await;
     let asked = rows.iter().find(|row| row["act"] == "jobs.ask").unwrap();
     assert_eq!((&asked["principal"], &asked["subject"]), (&json!(id), &json!("audit")));
+    assert_eq!(asked["peer"], "127.0.0.1");
+    assert!(asked["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{asked}");
     assert!(rows.len() < 30, "a flood of refusals has {} rows", rows.len());
     assert!(!serde_json::to_string(&rows).unwrap().contains(&operator));
 }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     frame::Unit,
+    identity::Right,
     pipeline::{Answer, Origin},
     source::{amend::Field, redrive::mended},
     store::{DeadLetter, DeadLetterHead, DeadLetterState, StoreError},
@@ -122,7 +123,8 @@ pub(super) async fn show(State(api): Shared, Named(id): Named<i64>) -> Result<Js
     Ok(Json(letter.ok_or_else(|| Problem::no_such(format!("there is no dead letter {id}")))?.into()))
 }
 
-/// Which dead letters are sent again, and with what mended.
+/// Which dead letters are sent again, and with what mended. To mend takes the
+/// right to ingest as well.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Redrive {
@@ -171,6 +173,11 @@ pub(super) async fn redrive(
     if !(1..=MOST).contains(&asked.ids.len()) {
         let detail = format!("name 1 to {MOST} dead letters in `ids`, not {}", asked.ids.len());
         return Err(Problem::bad_request("bad_request", detail));
+    }
+    if !asked.set.is_empty() {
+        // Whoever says what is in a record brings it.
+        let Caller(principal, visit) = &caller;
+        principal.require(Right::Ingest).map_err(|denied| api.access.denied(principal, denied, visit))?;
     }
     let set: Vec<Field> = asked.set.iter().map(|(key, value)| Field::new(key, value)).collect();
     api.record(&caller, "dead_letters.redrive", format!("{} letters", asked.ids.len())).await?;

@@ -179,6 +179,30 @@ async fn acts_and_refusals_are_in_the_trail() {
 }
 
 #[tokio::test]
+async fn who_may_not_bring_records_may_send_dead_letters_again_but_not_say_what_is_in_them() {
+    let site = site();
+    let (_, operator) = key(&site, &["--role", "operator"]);
+    let (_, admin) = key(&site, &["--role", "admin"]);
+    let daemon = site.start();
+    let bad = json!({"text": "x", "tenant": "acme", "tier": "docs"});
+    assert_eq!(ask(&daemon, &admin, "/api/v1/ingest", Some(bad)).await.status, 422);
+    let letters = ask(&daemon, &operator, "/api/v1/dead-letters", None).await.body;
+    let id = &letters["items"][0]["id"];
+    let redrive = async |key: &str, set: Value| {
+        ask(&daemon, key, "/api/v1/dead-letters/redrive", Some(json!({"ids": [id], "set": set}))).await
+    };
+    for set in [json!({"tier": "doc"}), json!({"text": "planted"}), json!({"tenant": "other", "tier": "doc"})] {
+        let refused = redrive(&operator, set).await;
+        assert_eq!(refused.refusal(), (403, "right_missing"), "{}", refused.body);
+        assert!(refused.body["detail"].as_str().unwrap().contains("right to ingest"), "{}", refused.body);
+    }
+    let plain = redrive(&operator, json!({})).await;
+    assert_eq!((plain.status, &plain.body["outcomes"][0]["outcome"]), (200, &json!("kept")));
+    let mended = redrive(&admin, json!({"tier": "doc"})).await;
+    assert_eq!((mended.status, &mended.body["outcomes"][0]["outcome"]), (200, &json!("redriven")));
+}
+
+#[tokio::test]
 async fn a_tenant_has_its_requests_a_minute_and_learns_what_is_left() {
     let site = Site::new(&format!(
         "{HTTP}{KEYS}[limits]\nfree = 3\nendpoints.\"/api/v1/search\" = {{ free = 1 }}\n"

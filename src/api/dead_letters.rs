@@ -6,17 +6,18 @@ use axum::{Json, extract::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Problem, Shared,
+    Problem, Shared, WAIT_FOR_ROOM,
     extract::{Caller, Input, Named, Params},
     page::{Page, PageOf},
 };
 use crate::{
     frame::Unit,
     identity::Right,
-    pipeline::{Answer, Origin},
+    pipeline::{Answer, Bounds, Origin},
     source::{amend::Field, redrive::mended},
     store::{DeadLetter, DeadLetterHead, DeadLetterState, StoreError},
 };
@@ -149,7 +150,8 @@ pub(super) struct RedriveOutcome {
     /// Its number.
     id: i64,
     /// `redriven`; `refused` by the log; `kept`, because it would be refused
-    /// again.
+    /// again; `unanswered`, it may have been taken; `left`, it was not looked
+    /// at: name it again.
     outcome: &'static str,
     /// Why it was not sent or not taken.
     why: Option<String>,
@@ -179,15 +181,27 @@ pub(super) async fn redrive(
         let Caller(principal, visit) = &caller;
         principal.require(Right::Ingest).map_err(|denied| api.access.denied(principal, denied, visit))?;
     }
+    let began = Instant::now();
     let set: Vec<Field> = asked.set.iter().map(|(key, value)| Field::new(key, value)).collect();
     api.record(&caller, "dead_letters.redrive", format!("{} letters", asked.ids.len())).await?;
+    // What was done has to be told before the request's time is over.
+    let limit = api.http.request_timeout.0;
+    let (enough, end) = (began + limit.mul_f64(0.7), began + limit.mul_f64(0.9));
     let mut outcomes = Vec::with_capacity(asked.ids.len());
+    let mut ended = None;
     for id in asked.ids {
-        let (outcome, why) = match api.dead_letter(id).await? {
-            None => ("kept", Some(format!("there is no dead letter {id}"))),
-            Some(letter) => match mended(&letter, &set) {
-                Err(why) => ("kept", Some(why)),
-                Ok(frame) => api.send_again(id, frame).await?,
+        if ended.is_none() && Instant::now() >= enough {
+            ended = Some("the time of the request is over".to_owned());
+        }
+        let (outcome, why) = match &ended {
+            Some(why) => ("left", Some(why.clone())),
+            None => match timeout_at(end, api.redrive(id, &set)).await {
+                Ok(Ok(done)) => done,
+                Ok(Err(problem)) => {
+                    ended = Some(format!("one before it failed: {}", problem.code));
+                    ("unanswered", Some(problem.detail))
+                }
+                Err(_) => ("unanswered", Some("nothing was heard of it in time".to_owned())),
             },
         };
         outcomes.push(RedriveOutcome { id, outcome, why });
@@ -202,11 +216,22 @@ impl super::Api {
         Ok(found.filter(|letter| letter.letter.pipeline == self.pipeline))
     }
 
+    async fn redrive(&self, id: i64, set: &[Field]) -> Result<(&'static str, Option<String>), Problem> {
+        match self.dead_letter(id).await? {
+            None => Ok(("kept", Some(format!("there is no dead letter {id}")))),
+            Some(letter) => match mended(&letter, set) {
+                Err(why) => Ok(("kept", Some(why))),
+                Ok(frame) => self.send_again(id, frame).await,
+            },
+        }
+    }
+
     async fn send_again(&self, id: i64, frame: Bytes) -> Result<(&'static str, Option<String>), Problem> {
         let origin = Origin { source: "redrive".to_owned(), peer: None, tenant: None };
         let run = Unit::Run { at: 0, count: 1, bytes: frame };
         let mut refused = None;
-        for submitted in self.intake.submit(&origin, 0, run).await {
+        let mut bounds = Bounds { room: WAIT_FOR_ROOM, refusals: 1 };
+        for submitted in self.intake.submit_within(&origin, 0, run, &mut bounds).await {
             if let Answer::Refused(refusal) = self.intake.settle(submitted).await {
                 refused = Some(format!("{}: {}", refusal.code, refusal.message));
             }

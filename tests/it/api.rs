@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use thalweg::store::NewDeadLetter;
 
 use crate::{
     daemon::{Daemon, HTTP, SOON, Site},
@@ -152,6 +153,44 @@ async fn a_list_comes_in_pages_and_a_dead_letter_can_be_mended_and_sent_again() 
     let (_, again) = post(&daemon, "/api/v1/dead-letters/redrive", body).await;
     assert_eq!(outcomes(&again), ["kept"; 3]);
     assert_eq!(get(&daemon, "/api/v1/status").await["end_offset"], 2);
+}
+
+#[tokio::test]
+async fn what_a_redrive_does_not_get_done_in_time_is_left_and_nothing_is_sent_twice() {
+    const COUNT: usize = 1_000;
+    let site = Site::new(HTTP);
+    let text = fs::read_to_string(site.pipeline()).unwrap();
+    fs::write(site.pipeline(), text.replace("[http]\n", "[http]\nrequest_timeout = \"1s\"\n")).unwrap();
+    let daemon = Running { daemon: site.start(), _site: site };
+    let store = daemon._site.store().await;
+    let payload =
+        rmp_serde::to_vec_named(&json!({"text": "x".repeat(20_000), "tier": "docs"})).unwrap();
+    let mut left = Vec::new();
+    for _ in 0..COUNT {
+        let letter = NewDeadLetter {
+            pipeline: "it".into(),
+            code: "unknown_tier".into(),
+            payload: Some(payload.clone()),
+            ..NewDeadLetter::default()
+        };
+        left.push(store.add_dead_letter(&letter).await.unwrap());
+    }
+    let (mut rounds, mut redriven) = (0, 0);
+    while !left.is_empty() {
+        let body = json!({"ids": left, "set": {"tier": "doc"}});
+        let (status, answer) = post(&daemon, "/api/v1/dead-letters/redrive", body).await;
+        assert_eq!(status, 200, "{answer}");
+        let outcomes = answer["outcomes"].as_array().unwrap();
+        assert_eq!(outcomes.len(), left.len());
+        redriven += outcomes.iter().filter(|one| one["outcome"] == "redriven").count();
+        outcomes.iter().for_each(|one| assert!(one["outcome"] == "redriven" || one["outcome"] == "left", "{one}"));
+        let rest = outcomes.iter().filter(|one| one["outcome"] == "left");
+        left = rest.map(|one| one["id"].as_i64().unwrap()).collect();
+        rounds += 1;
+    }
+    println!("{rounds} rounds");
+    assert_eq!(redriven, COUNT);
+    assert_eq!(get(&daemon, "/api/v1/status").await["end_offset"], COUNT);
 }
 
 #[tokio::test]

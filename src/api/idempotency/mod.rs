@@ -47,9 +47,16 @@ const LONGEST_ANSWER: usize = 256 << 10;
 /// SHA-256 of a request: its encoding and its body.
 pub(super) type Digest = [u8; 32];
 
-/// SHA-256 of what a client chose, within where it holds.
+/// SHA-256 of where a key holds: whose it is.
+type Owner = [u8; 32];
+
+/// What a client chose, within where it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key([u8; 32]);
+pub(super) struct Key {
+    owner: Owner,
+    /// SHA-256 of both.
+    id: [u8; 32],
+}
 
 /// An answer that can be given again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,8 +99,9 @@ impl Key {
             hash.update(part);
             hash.update([0]);
         }
+        let owner = hash.clone().finalize().into();
         hash.update(key);
-        Ok(Some(Self(hash.finalize().into())))
+        Ok(Some(Self { owner, id: hash.finalize().into() }))
     }
 }
 
@@ -275,6 +283,8 @@ impl Answer {
 mod tests {
     use super::*;
 
+    const KEY: Key = Key { owner: [0; 32], id: [1; 32] };
+
     fn headers(keys: &[&str]) -> HeaderMap {
         keys.iter().map(|key| (HEADER.parse().unwrap(), HeaderValue::from_str(key).unwrap())).collect()
     }
@@ -296,7 +306,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_for_the_moment_is_told_to_those_who_wait_and_not_kept() {
         let idempotency = Idempotency::new(Duration::from_secs(60), None);
-        let (key, digest) = (Key([1; 32]), [2; 32]);
+        let (key, digest) = (KEY, [2; 32]);
         let (gate, opened) = tokio::sync::oneshot::channel::<()>();
         let first = tokio::spawn({
             let idempotency = idempotency.clone();
@@ -337,10 +347,10 @@ mod tests {
             opened.await.unwrap();
             Ok("{}".into_response())
         };
-        let gone = idempotency.once(Key([1; 32]), [2; 32], work);
+        let gone = idempotency.once(KEY, [2; 32], work);
         assert!(tokio::time::timeout(Duration::from_millis(10), gone).await.is_err());
         gate.send(()).unwrap();
-        let again = idempotency.once(Key([1; 32]), [2; 32], async { panic!("it is done") }).await.unwrap();
+        let again = idempotency.once(KEY, [2; 32], async { panic!("it is done") }).await.unwrap();
         assert_eq!(again.status(), 200);
         idempotency.drain().await;
     }
@@ -348,7 +358,7 @@ mod tests {
     #[tokio::test]
     async fn work_that_panics_leaves_its_key_free() {
         let idempotency = Idempotency::new(Duration::from_secs(60), None);
-        let key = Key([1; 32]);
+        let key = KEY;
         let failed = idempotency.once(key, [2; 32], async { panic!("on purpose") }).await.unwrap_err();
         assert_eq!(failed.code, "internal");
         let done = idempotency.once(key, [2; 32], async { Ok("{}".into_response()) }).await.unwrap();

@@ -83,7 +83,7 @@ impl SharedKeys {
 
     /// Takes `key`, or waits for what comes of it elsewhere.
     pub async fn have(&self, key: Key, digest: Digest) -> Had {
-        let key = self.redis.key(&format!("idempotency:{}", hex(&key.0)));
+        let key = self.redis.key(&format!("idempotency:{}", hex(&key.id)));
         let claim = claim(digest, rand::random());
         let waiting = tokio::time::timeout(PATIENCE, async {
             let mut pause = LOOK.0;

@@ -1,16 +1,17 @@
 //! The keys of one daemon: who is at work, and what came of it.
 //!
-//! Bounded in keys and in bytes. Answers leave in the order in which they were
-//! given, when their time is over or a newer one needs their room.
+//! Bounded in keys and in bytes. Answers leave when their time is over, or when
+//! a newer one needs their room: then the oldest of the tenant whose answers
+//! take the most. So however many one tenant brings, they drive out its own.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
 
-use super::{Answer, Digest, Key, Outcome};
+use super::{Answer, Digest, Key, Outcome, Owner};
 use crate::metrics;
 
 /// Keys at most.
@@ -18,16 +19,28 @@ const MOST_KEYS: usize = 100_000;
 /// Bytes of all answers at most.
 const MOST_BYTES: usize = 32 << 20;
 /// What an entry takes beside its answer.
-const ENTRY_BYTES: usize = 256;
+const ENTRY_BYTES: usize = 384;
 
 /// See the module.
 pub(super) struct Table {
     ttl: Duration,
     entries: HashMap<Key, Entry>,
-    /// Those that are done, the oldest first, and when they are forgotten.
-    done: VecDeque<(Instant, Key)>,
+    /// Those that are done, by the number of their end: the oldest first.
+    done: BTreeMap<u64, Key>,
+    /// The numbers of those of each owner, and their bytes.
+    owners: HashMap<Owner, Share>,
+    /// Owners by their bytes.
+    heaviest: BTreeSet<(usize, Owner)>,
+    /// The next number.
+    next: u64,
     bytes: usize,
     limits: (usize, usize),
+}
+
+#[derive(Default)]
+struct Share {
+    done: BTreeSet<u64>,
+    bytes: usize,
 }
 
 struct Entry {
@@ -37,7 +50,7 @@ struct Entry {
 
 enum State {
     UnderWay(watch::Receiver<Option<Outcome>>),
-    Done(Answer),
+    Done { answer: Answer, until: Instant },
 }
 
 /// What a request finds.
@@ -57,18 +70,29 @@ pub(super) enum Begun {
 impl Table {
     /// Keeps answers for `ttl`.
     pub fn new(ttl: Duration) -> Self {
-        let limits = (MOST_KEYS, MOST_BYTES);
-        Self { ttl, entries: HashMap::new(), done: VecDeque::new(), bytes: 0, limits }
+        Self {
+            ttl,
+            entries: HashMap::new(),
+            done: BTreeMap::new(),
+            owners: HashMap::new(),
+            heaviest: BTreeSet::new(),
+            next: 0,
+            bytes: 0,
+            limits: (MOST_KEYS, MOST_BYTES),
+        }
     }
 
     /// A request with `key` comes at `now`.
     pub fn begin(&mut self, key: Key, digest: Digest, now: Instant) -> Begun {
-        while self.done.front().is_some_and(|(until, _)| *until <= now) {
-            self.forget_oldest();
+        while let Some((number, key)) = self.done.first_key_value().map(|(number, key)| (*number, *key)) {
+            match self.entries.get(&key) {
+                Some(Entry { state: State::Done { until, .. }, .. }) if *until > now => break,
+                _ => self.forget(number, key),
+            }
         }
         match self.entries.get(&key) {
             Some(entry) if entry.digest != digest => return Begun::Reused,
-            Some(Entry { state: State::Done(answer), .. }) => return Begun::Done(answer.clone()),
+            Some(Entry { state: State::Done { answer, .. }, .. }) => return Begun::Done(answer.clone()),
             Some(Entry { state: State::UnderWay(told), .. }) => return Begun::UnderWay(told.clone()),
             None => {}
         }
@@ -86,9 +110,15 @@ impl Table {
         let bytes = answer.body.len() + ENTRY_BYTES;
         self.release(key);
         self.make_room(bytes);
+        let (number, until) = (self.next, now + self.ttl);
+        self.next += 1;
+        self.entries.insert(key, Entry { digest, state: State::Done { answer, until } });
+        self.done.insert(number, key);
         self.bytes += bytes;
-        self.entries.insert(key, Entry { digest, state: State::Done(answer) });
-        self.done.push_back((now + self.ttl, key));
+        self.weigh(key.owner, |share| {
+            share.done.insert(number);
+            share.bytes += bytes;
+        });
     }
 
     /// Nobody is at work for `key` any more.
@@ -101,7 +131,13 @@ impl Table {
     fn make_room(&mut self, bytes: usize) {
         let (keys, most) = self.limits;
         let mut evicted = 0;
-        while (self.entries.len() >= keys || self.bytes + bytes > most) && self.forget_oldest() {
+        while self.entries.len() >= keys || self.bytes + bytes > most {
+            let heaviest = self.heaviest.last().and_then(|(_, owner)| self.owners.get(owner));
+            let oldest = heaviest.and_then(|share| share.done.first().copied());
+            let Some((number, key)) = oldest.and_then(|number| Some((number, *self.done.get(&number)?))) else {
+                break;
+            };
+            self.forget(number, key);
             evicted += 1;
         }
         if evicted > 0 {
@@ -109,12 +145,26 @@ impl Table {
         }
     }
 
-    fn forget_oldest(&mut self) -> bool {
-        let Some((_, key)) = self.done.pop_front() else { return false };
-        if let Some(Entry { state: State::Done(answer), .. }) = self.entries.remove(&key) {
-            self.bytes -= answer.body.len() + ENTRY_BYTES;
+    /// Forgets what is done for `key`.
+    fn forget(&mut self, number: u64, key: Key) {
+        self.done.remove(&number);
+        let Some(Entry { state: State::Done { answer, .. }, .. }) = self.entries.remove(&key) else { return };
+        let bytes = answer.body.len() + ENTRY_BYTES;
+        self.bytes -= bytes;
+        self.weigh(key.owner, |share| {
+            share.done.remove(&number);
+            share.bytes -= bytes;
+        });
+    }
+
+    fn weigh(&mut self, owner: Owner, change: impl FnOnce(&mut Share)) {
+        let share = self.owners.entry(owner).or_default();
+        self.heaviest.remove(&(share.bytes, owner));
+        change(share);
+        match share.done.is_empty() {
+            true => drop(self.owners.remove(&owner)),
+            false => drop(self.heaviest.insert((share.bytes, owner))),
         }
-        true
     }
 }
 
@@ -131,7 +181,11 @@ mod tests {
     }
 
     fn key(n: u8) -> Key {
-        Key([n; 32])
+        key_of(0, n)
+    }
+
+    fn key_of(owner: u8, n: u8) -> Key {
+        Key { owner: [owner; 32], id: [n; 32] }
     }
 
     #[test]
@@ -169,6 +223,29 @@ mod tests {
         assert!(matches!(table.begin(key(2), [1; 32], now), Begun::UnderWay(_)));
     }
 
+    #[test]
+    fn who_brings_many_drives_out_only_what_is_their_own() {
+        let (mut table, now) = (Table::new(TTL), Instant::now());
+        table.limits = (MOST_KEYS, 20 * (1_000 + ENTRY_BYTES));
+        let mut bring = |owner, n, bytes| {
+            let key = key_of(owner, n);
+            if let Begun::Claimed(_) = table.begin(key, [0; 32], now) {
+                table.finish(key, [0; 32], answer(bytes), now);
+                return false;
+            }
+            true
+        };
+        for n in 0..5 {
+            bring(1, n, 1_000);
+        }
+        for n in 0..200 {
+            bring(2, n, 1_000);
+        }
+        assert!((0..5).all(|n| bring(1, n, 1_000)), "another's are still there");
+        assert!(bring(2, 199, 1_000), "of their own the newest are");
+        assert!(!bring(2, 0, 1_000), "and the oldest are not");
+    }
+
     proptest! {
         #[test]
         fn it_never_holds_more_than_it_may(
@@ -178,20 +255,24 @@ mod tests {
             table.limits = (8, 6_000);
             for (n, event, bytes, seconds) in events {
                 now += Duration::from_secs(seconds);
-                let begun = table.begin(key(n), [0; 32], now);
+                let key = key_of(n % 3, n);
+                let begun = table.begin(key, [0; 32], now);
                 if matches!(begun, Begun::Claimed(_)) && event > 0 {
                     match event {
-                        1 => table.release(key(n)),
-                        _ => table.finish(key(n), [0; 32], answer(bytes), now),
+                        1 => table.release(key),
+                        _ => table.finish(key, [0; 32], answer(bytes), now),
                     }
                 }
                 let answers = table.entries.values().map(|entry| match &entry.state {
-                    State::Done(answer) => answer.body.len() + ENTRY_BYTES,
+                    State::Done { answer, .. } => answer.body.len() + ENTRY_BYTES,
                     State::UnderWay(_) => 0,
                 });
                 prop_assert_eq!(answers.sum::<usize>(), table.bytes);
                 prop_assert!(table.entries.len() <= 8 && table.bytes <= 6_000);
                 prop_assert!(table.done.len() <= table.entries.len());
+                prop_assert_eq!(table.owners.values().map(|share| share.bytes).sum::<usize>(), table.bytes);
+                prop_assert_eq!(table.owners.values().map(|share| share.done.len()).sum::<usize>(), table.done.len());
+                prop_assert_eq!(table.owners.len(), table.heaviest.len());
             }
         }
     }

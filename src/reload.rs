@@ -26,9 +26,20 @@ pub struct Reloads(mpsc::Sender<Request>);
 #[derive(Debug)]
 pub struct Requests(mpsc::Receiver<Request>);
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Somebody over HTTP, whose act is in the trail already.
+    Request,
+    /// Somebody on this machine.
+    Signal,
+}
+
 /// That the pipeline file be taken anew.
 #[derive(Debug)]
 pub struct Request {
+    /// Who asks.
+    pub by: By,
     /// Only say what would change.
     pub dry_run: bool,
     /// Where the answer goes.
@@ -116,9 +127,9 @@ pub fn channel() -> (Reloads, Requests) {
 
 impl Reloads {
     /// Has the pipeline file taken anew, or only says what would change.
-    pub async fn ask(&self, dry_run: bool) -> Result<Reloaded, ReloadError> {
+    pub async fn ask(&self, dry_run: bool, by: By) -> Result<Reloaded, ReloadError> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Request { dry_run, answer }).await.map_err(|_| ReloadError::Ending)?;
+        self.0.send(Request { by, dry_run, answer }).await.map_err(|_| ReloadError::Ending)?;
         answered.await.map_err(|_| ReloadError::Ending)?
     }
 }

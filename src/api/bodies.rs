@@ -94,11 +94,7 @@ impl Bodies {
         read
     }
 
-    async fn gather(
-        &self,
-        chunks: &mut BodyDataStream,
-        tenant: Option<Arc<str>>,
-    ) -> Result<Held, Problem> {
+    async fn gather(&self, chunks: &mut BodyDataStream, tenant: Option<Arc<str>>) -> Result<Held, Problem> {
         let mut bytes = BytesMut::new();
         let mut room = Room { bodies: self.clone(), tenant, units: 0, permits: None };
         while let Some(chunk) = chunks.next().await {
@@ -138,10 +134,12 @@ impl Room {
             held.insert(tenant.clone(), total);
         }
         self.units = units;
-        let taken =
-            self.bodies.room.clone().try_acquire_many_owned(u32::try_from(more).unwrap_or(u32::MAX)).map_err(
-                |_| refused("too many bodies of other requests are held just now"),
-            )?;
+        let taken = self
+            .bodies
+            .room
+            .clone()
+            .try_acquire_many_owned(u32::try_from(more).unwrap_or(u32::MAX))
+            .map_err(|_| refused("too many bodies of other requests are held just now"))?;
         match &mut self.permits {
             Some(permits) => permits.merge(taken),
             None => self.permits = Some(taken),

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::ConfigErrors,
     identity::Entry,
-    reload::{ReloadError, Reloaded},
+    reload::{By, ReloadError, Reloaded},
 };
 
 /// How the pipeline file is to be taken anew.
@@ -37,14 +37,14 @@ pub(super) struct How {
 )]
 pub(super) async fn reload(
     State(api): Shared,
-    Caller(principal): Caller,
+    Caller(principal, visit): Caller,
     Input(how): Input<How>,
 ) -> Result<Json<Reloaded>, Problem> {
     if !how.dry_run {
         let entry = Entry::done(api.now_ms(), &principal, "pipeline.reload", &api.pipeline);
-        api.access.trail.record(entry).await?;
+        api.access.trail.record(visit.sign(entry)).await?;
     }
-    Ok(Json(api.reloads.ask(how.dry_run).await?))
+    Ok(Json(api.reloads.ask(how.dry_run, By::Request).await?))
 }
 
 impl From<ReloadError> for Problem {

@@ -5,7 +5,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing_subscriber::EnvFilter;
 
-use crate::reload::Reloads;
+use crate::reload::{By, Reloads};
 
 /// Logs what passes `filter` to standard error, as JSON.
 ///
@@ -39,7 +39,7 @@ pub(super) fn reload_at_signals(reloads: Reloads) -> Result<AbortOnDropHandle<()
     let mut hangup = signal(SignalKind::hangup())?;
     let watching = async move {
         while hangup.recv().await.is_some() {
-            let _ = reloads.ask(false).await;
+            let _ = reloads.ask(false, By::Signal).await;
         }
     };
     Ok(AbortOnDropHandle::new(tokio::spawn(watching)))

@@ -20,8 +20,9 @@ use crate::{
     access::Way,
     config::{Difference, Pipeline},
     embed::Embedder,
+    identity::{Entry, Principal},
     metrics,
-    reload::{ReloadError, Reloaded, Request},
+    reload::{By, ReloadError, Reloaded, Request},
     source::{entrance::Entrance, sessions::Sessions},
     workbench::Workbench,
 };
@@ -41,7 +42,7 @@ impl Daemon {
     /// If neither the new configuration nor the one before it can go on.
     pub(super) async fn reload(&mut self, request: Request, stop: &CancellationToken) -> Result<()> {
         let started = Instant::now();
-        let (answer, fatal) = match self.try_reload(request.dry_run, stop).await {
+        let (answer, fatal) = match self.try_reload(&request, stop).await {
             Ok(answer) => (answer, Ok(())),
             Err(fatal) => (Err(ReloadError::Ending), Err(fatal)),
         };
@@ -64,7 +65,7 @@ impl Daemon {
 
     async fn try_reload(
         &mut self,
-        dry_run: bool,
+        request: &Request,
         stop: &CancellationToken,
     ) -> Result<Result<Reloaded, ReloadError>> {
         let prepared = async {
@@ -77,8 +78,11 @@ impl Daemon {
             if !fixed.is_empty() {
                 return Err(ReloadError::NeedsRestart { keys: fixed });
             }
-            if dry_run || difference.is_none() {
+            if request.dry_run || difference.is_none() {
                 return Ok((difference, None));
+            }
+            if request.by == By::Signal {
+                self.write_down().await?;
             }
             let prepared = self.prepare(next, &difference).await;
             let prepared = prepared.map_err(|error| ReloadError::NotUp { reason: format!("{error:#}") })?;
@@ -97,6 +101,15 @@ impl Daemon {
             },
         };
         Ok(Ok(Reloaded::of(&difference, applied, self.sources.addresses().into_iter().collect())))
+    }
+
+    /// What cannot be written down is not done.
+    async fn write_down(&self) -> Result<(), ReloadError> {
+        let (principal, name) = (Principal::local("signal"), &self.bench.pipeline.name);
+        let entry = Entry::done((self.base.clock)(), &principal, "pipeline.reload", name);
+        let written = self.front.access.trail.record(entry).await;
+        written
+            .map_err(|error| ReloadError::NotUp { reason: format!("the trail cannot be written: {error}") })
     }
 
     /// Opens what `next` wants otherwise.

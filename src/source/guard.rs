@@ -52,7 +52,9 @@ impl Guard {
             return Ok(());
         }
         match self.look().await {
-            Err(refused) if refused.is_transient() && !is_over && is_within(self.known_ms, STALE_MS, now_ms) => {
+            Err(refused)
+                if refused.is_transient() && !is_over && is_within(self.known_ms, STALE_MS, now_ms) =>
+            {
                 Ok(())
             }
             looked => looked.map(drop),

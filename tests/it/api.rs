@@ -163,8 +163,7 @@ async fn what_a_redrive_does_not_get_done_in_time_is_left_and_nothing_is_sent_tw
     fs::write(site.pipeline(), text.replace("[http]\n", "[http]\nrequest_timeout = \"1s\"\n")).unwrap();
     let daemon = Running { daemon: site.start(), _site: site };
     let store = daemon._site.store().await;
-    let payload =
-        rmp_serde::to_vec_named(&json!({"text": "x".repeat(20_000), "tier": "docs"})).unwrap();
+    let payload = rmp_serde::to_vec_named(&json!({"text": "x".repeat(20_000), "tier": "docs"})).unwrap();
     let mut left = Vec::new();
     for _ in 0..COUNT {
         let letter = NewDeadLetter {
@@ -183,7 +182,9 @@ async fn what_a_redrive_does_not_get_done_in_time_is_left_and_nothing_is_sent_tw
         let outcomes = answer["outcomes"].as_array().unwrap();
         assert_eq!(outcomes.len(), left.len());
         redriven += outcomes.iter().filter(|one| one["outcome"] == "redriven").count();
-        outcomes.iter().for_each(|one| assert!(one["outcome"] == "redriven" || one["outcome"] == "left", "{one}"));
+        outcomes
+            .iter()
+            .for_each(|one| assert!(one["outcome"] == "redriven" || one["outcome"] == "left", "{one}"));
         let rest = outcomes.iter().filter(|one| one["outcome"] == "left");
         left = rest.map(|one| one["id"].as_i64().unwrap()).collect();
         rounds += 1;

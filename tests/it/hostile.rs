@@ -11,7 +11,7 @@ use std::{
 
 use axum::{Router, routing::get};
 use serde_json::json;
-use thalweg::http_server::Server;
+use thalweg::http_server::{Routes, Server};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -43,8 +43,8 @@ async fn serve(router: Router, connections: usize, unread: Duration) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let stop = CancellationToken::new();
-    let server = Server::new(listener, None, connections).unread_for(unread);
-    let done = tokio::spawn(server.serve(router, stop.clone()));
+    let server = Server::new(Arc::new(listener), None, connections).unread_for(unread);
+    let done = tokio::spawn(server.serve(Routes::new(router), stop.clone()));
     Served { address, stop, done }
 }
 

@@ -191,7 +191,8 @@ async fn who_may_not_bring_records_may_send_dead_letters_again_but_not_say_what_
     let redrive = async |key: &str, set: Value| {
         ask(&daemon, key, "/api/v1/dead-letters/redrive", Some(json!({"ids": [id], "set": set}))).await
     };
-    for set in [json!({"tier": "doc"}), json!({"text": "planted"}), json!({"tenant": "other", "tier": "doc"})] {
+    for set in [json!({"tier": "doc"}), json!({"text": "planted"}), json!({"tenant": "other", "tier": "doc"})]
+    {
         let refused = redrive(&operator, set).await;
         assert_eq!(refused.refusal(), (403, "right_missing"), "{}", refused.body);
         assert!(refused.body["detail"].as_str().unwrap().contains("right to ingest"), "{}", refused.body);

@@ -134,7 +134,8 @@ impl Table {
         while self.entries.len() >= keys || self.bytes + bytes > most {
             let heaviest = self.heaviest.last().and_then(|(_, owner)| self.owners.get(owner));
             let oldest = heaviest.and_then(|share| share.done.first().copied());
-            let Some((number, key)) = oldest.and_then(|number| Some((number, *self.done.get(&number)?))) else {
+            let Some((number, key)) = oldest.and_then(|number| Some((number, *self.done.get(&number)?)))
+            else {
                 break;
             };
             self.forget(number, key);

@@ -9,7 +9,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Api, Problem, extract::Caller, request_id::RequestId};
+use super::{
+    Api, Problem,
+    extract::Caller,
+    problem,
+    request_id::RequestId,
+};
 use crate::{
     access::{NotAdmitted, Visit},
     http_server::Peer,
@@ -37,8 +42,12 @@ pub(super) async fn guarded(
     };
     let decision = match gate.api.limiter.take(&principal, route.as_str()).await {
         Ok(decision) => decision,
-        Err(away) => return Problem::unavailable("limits_away", away.to_string(), 5).into_response(),
+        Err(away) => {
+            let detail = "requests cannot be counted just now, and none are let through uncounted; send again";
+            return Problem::unavailable("limits_away", detail, 5).because(away).into_response();
+        }
     };
+    let sees = principal.require(Right::Observe).is_ok();
     let mut response = match decision.filter(|decision| !decision.allowed) {
         Some(decision) => too_many(decision).into_response(),
         None => {
@@ -47,6 +56,9 @@ pub(super) async fn guarded(
             next.run(request).await
         }
     };
+    if sees {
+        problem::reveal(&mut response);
+    }
     if let Some(decision) = decision {
         tell(&mut response, decision);
     }
@@ -84,6 +96,15 @@ impl Gate {
 }
 
 impl Api {
+    /// Whether whoever sends `request` to a route that is open to all may see
+    /// where the pipeline stands. Who shows nothing is refused nothing.
+    pub(super) async fn may_observe(&self, request: Request) -> bool {
+        let gate = Gate { api: self.clone(), right: Right::Observe };
+        let (shown, visit) = gate.visit(&request);
+        let is_on = self.access.authenticator.is_on();
+        !is_on || shown.is_some() && gate.admit(shown, &visit).await.is_ok()
+    }
+
     /// Writes down what somebody does; once this returns it is durable.
     pub(super) async fn record(
         &self,

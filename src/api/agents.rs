@@ -8,6 +8,7 @@ use super::{
     Problem, RIGHTS, Shared, Status,
     extract::{Caller, Input},
     routes_of,
+    status::Reason,
 };
 use crate::{
     embed::Embedder,
@@ -147,8 +148,8 @@ pub(super) async fn query(
 ) -> Result<Json<Answer>, Problem> {
     let answer = match question {
         Question::State => {
-            let (mut reasons, degrading) = api.reasons();
-            reasons.extend(degrading);
+            let (hindering, degrading) = api.reasons();
+            let reasons = hindering.iter().chain(&degrading).map(Reason::to_string).collect();
             Answer::State { status: Box::new(api.status().await?), reasons }
         }
         Question::Record { offset } => {

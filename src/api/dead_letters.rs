@@ -199,7 +199,7 @@ pub(super) async fn redrive(
                 Ok(Ok(done)) => done,
                 Ok(Err(problem)) => {
                     ended = Some(format!("one before it failed: {}", problem.code));
-                    ("unanswered", Some(problem.detail))
+                    ("unanswered", Some(problem.inside.unwrap_or(problem.detail)))
                 }
                 Err(_) => ("unanswered", Some("nothing was heard of it in time".to_owned())),
             },

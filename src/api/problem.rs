@@ -1,5 +1,7 @@
 //! Every error an HTTP client sees, and its status.
 
+use std::fmt::Display;
+
 use axum::{
     Json,
     extract::{Request, rejection::JsonRejection},
@@ -8,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::request_id::RequestId;
@@ -25,6 +28,9 @@ pub struct Problem {
     pub code: &'static str,
     /// What happened and what to do.
     pub detail: String,
+    /// The same with what happened within the daemon: for the log, and for who
+    /// may see where the pipeline stands.
+    pub inside: Option<String>,
     /// Seconds after which to try again.
     pub retry_after: Option<u64>,
 }
@@ -53,7 +59,13 @@ pub(super) struct Body {
 impl Problem {
     /// Without a time to try again.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), retry_after: None }
+        Self { status, code, detail: detail.into(), inside: None, retry_after: None }
+    }
+
+    /// With the `error` within the daemon that made it; see
+    /// [`Problem::inside`].
+    pub fn because(self, error: impl Display) -> Self {
+        Self { inside: Some(error.to_string()), ..self }
     }
 
     /// 503, worth another try after `seconds`.
@@ -72,6 +84,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", what)
     }
 
+    /// As it is kept, without the id of a request.
+    pub(super) fn into_json(self) -> Vec<u8> {
+        json(&self.body(None))
+    }
+
     fn body(self, request_id: Option<String>) -> Body {
         Body {
             kind: format!("urn:thalweg:problem:{}", self.code),
@@ -86,6 +103,9 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        if let Some(error) = &self.inside {
+            tracing::warn!(code = self.code, error, "a request failed");
+        }
         let mut response = (self.status, Json(self.clone().body(None))).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
@@ -100,6 +120,15 @@ impl IntoResponse for Problem {
     }
 }
 
+/// Has whoever gets `response` learn what happened within the daemon.
+pub(super) fn reveal(response: &mut Response) {
+    if let Some(problem) = response.extensions_mut().get_mut::<Problem>()
+        && let Some(inside) = problem.inside.take()
+    {
+        problem.detail = inside;
+    }
+}
+
 /// Gives every error one shape, also those that a library made, and the
 /// request's id with it.
 pub(super) async fn shaped(request: Request, next: Next) -> Response {
@@ -111,7 +140,10 @@ pub(super) async fn shaped(request: Request, next: Next) -> Response {
     }
     let problem = match response.extensions().get::<Problem>() {
         Some(problem) => problem.clone(),
-        // A kept answer, or a body that is none of ours to change.
+        None if response.headers().get(header::CONTENT_TYPE) == Some(&PROBLEM_JSON) => {
+            return of_request(response, id).await;
+        }
+        // A body that is none of ours to change.
         None if response.headers().contains_key(header::CONTENT_TYPE)
             && !response.headers().get(header::CONTENT_TYPE).is_some_and(is_text) =>
         {
@@ -123,6 +155,22 @@ pub(super) async fn shaped(request: Request, next: Next) -> Response {
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
     (parts.status, parts.headers, axum::body::Body::from(json(&problem.body(id)))).into_response()
+}
+
+/// A problem that was kept, with the id of the request that it answers now.
+async fn of_request(response: Response, id: Option<String>) -> Response {
+    let (mut parts, body) = response.into_parts();
+    // It is in memory, and has a length.
+    let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let told = match serde_json::from_slice::<Map<String, Value>>(&bytes) {
+        Ok(mut problem) => {
+            problem.insert("request_id".to_owned(), id.into());
+            serde_json::to_vec(&problem).unwrap_or_default().into()
+        }
+        Err(_) => bytes,
+    };
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, told.into())
 }
 
 fn json(body: &Body) -> Vec<u8> {
@@ -152,30 +200,44 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Query { .. } => Self::bad_request("bad_query", error.to_string()),
-            _ if error.is_transient() => Self::unavailable("store_busy", error.to_string(), 1),
-            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", error.to_string()),
+            _ if error.is_transient() => {
+                Self::unavailable("store_busy", "the store does not answer just now; send again", 1)
+                    .because(error)
+            }
+            _ => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "store_failed",
+                "the store failed; the daemon's log says how, by the request id",
+            )
+            .because(error),
         }
     }
 }
 
 impl From<EmbedError> for Problem {
     fn from(error: EmbedError) -> Self {
-        match &error {
-            EmbedError::Input { .. } => Self::bad_request("bad_query", error.to_string()),
-            EmbedError::Transient { .. } => Self::unavailable("embedder_failed", error.to_string(), 5),
+        let away = |code, detail, seconds| Self::unavailable(code, detail, seconds);
+        let problem = match &error {
+            EmbedError::Input { .. } => return Self::bad_request("bad_query", error.to_string()),
+            EmbedError::Transient { .. } => {
+                away("embedder_failed", "the embedder does not answer just now; send again", 5)
+            }
             EmbedError::Rate { retry_after, .. } => {
                 let seconds = retry_after.map_or(5, |wait| wait.as_secs().max(1));
-                Self::unavailable("embedder_busy", error.to_string(), seconds)
+                away("embedder_busy", "the embedder takes no more just now; send again", seconds)
             }
             EmbedError::Quota { reset_at, .. } => {
                 let left = reset_at.map_or(0, |at| (at - clock::system_ms()) / 1_000);
                 let seconds = u64::try_from(left).unwrap_or(0).max(60);
-                Self::unavailable("embedding_quota_spent", error.to_string(), seconds)
+                away("embedding_quota_spent", "what may be spent on embedding is spent; ask by words", seconds)
             }
-            EmbedError::Configuration { .. } => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "embedder_failed", error.to_string())
-            }
-        }
+            EmbedError::Configuration { .. } => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "embedder_failed",
+                "the embedder cannot be used; the daemon's log says why, by the request id",
+            ),
+        };
+        problem.because(error)
     }
 }
 

@@ -6,7 +6,10 @@ use super::{
     Problem, Shared,
     extract::{Caller, Input},
 };
-use crate::pipeline::search::{SearchReply, SearchRequest};
+use crate::{
+    identity::Right,
+    pipeline::search::{SearchReply, SearchRequest},
+};
 
 /// Find records of a tenant by meaning and by words
 #[utoipa::path(
@@ -26,5 +29,10 @@ pub(super) async fn search(
         .ok_or_else(|| {
             Problem::bad_request("tenant_missing", "say whose records are searched, in `tenant`")
         })?;
-    Ok(Json(api.searcher.search(&tenant, request).await?))
+    let mut reply = api.searcher.search(&tenant, request).await?;
+    if let Some(why) = reply.without_vectors.as_mut().filter(|_| principal.require(Right::Observe).is_err()) {
+        tracing::warn!(error = *why, "a query could not be embedded");
+        *why = "the query could not be embedded just now".to_owned();
+    }
+    Ok(Json(reply))
 }

@@ -1,6 +1,10 @@
 //! Health, metrics, and where the pipeline stands.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::StatusCode,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Api, Problem, Shared};
@@ -90,18 +94,33 @@ impl Api {
 
     /// What keeps the daemon from being ready, and what it only works less well
     /// without; empty if nothing does.
-    pub(super) fn reasons(&self) -> (Vec<String>, Vec<String>) {
-        let mut reasons: Vec<String> = self.log.failed().map(ToString::to_string).into_iter().collect();
-        reasons.extend(self.log.full().map(|why| why.to_string()));
+    pub(super) fn reasons(&self) -> (Vec<Reason>, Vec<Reason>) {
+        let of = |component: &str, what: String| Reason { component: component.to_owned(), what };
+        let mut reasons: Vec<_> = self.log.failed().map(|why| of("log", why.to_string())).into_iter().collect();
+        reasons.extend(self.log.full().map(|why| of("log", why.to_string())));
         if self.closing.is_cancelled() {
-            reasons.push("the daemon is shutting down".into());
+            reasons.push(of("daemon", "the daemon is shutting down".into()));
         }
         let trouble = self.progress.snapshot().trouble;
         let (degrading, hindering): (Vec<_>, Vec<_>) =
             trouble.into_iter().partition(|(component, _)| DEGRADING.contains(&component.as_str()));
-        let said = |(component, what)| format!("{component}: {what}");
+        let said = |(component, what)| Reason { what: format!("{component}: {what}"), component };
         reasons.extend(hindering.into_iter().map(said));
         (reasons, degrading.into_iter().map(said).collect())
+    }
+}
+
+/// Something that is amiss.
+pub(super) struct Reason {
+    /// With what.
+    component: String,
+    /// What it is, which names the component where that is not plain.
+    what: String,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
     }
 }
 
@@ -124,9 +143,10 @@ pub(super) struct Readiness {
     /// `ready`; `degraded` if something is amiss that keeps nobody from
     /// sending; `not ready`.
     status: &'static str,
-    /// What is amiss.
+    /// What is amiss; with what only, for who may not see where the pipeline
+    /// stands.
     reasons: Vec<String>,
-    /// What is damaged in the log and not repaired yet.
+    /// What is damaged in the log and not repaired yet, for who may see it.
     damage: Vec<Damage>,
 }
 
@@ -138,8 +158,8 @@ pub(super) async fn live() -> Json<Live> {
 
 /// Whether records are taken and found
 #[utoipa::path(get, path = "/health", responses((status = 200, body = Readiness), (status = 503, body = Readiness)))]
-pub(super) async fn health(api: Shared) -> (StatusCode, Json<Readiness>) {
-    ready(api).await
+pub(super) async fn health(api: Shared, request: Request) -> (StatusCode, Json<Readiness>) {
+    ready(api, request).await
 }
 
 /// Whether records are taken and found
@@ -148,18 +168,25 @@ pub(super) async fn health(api: Shared) -> (StatusCode, Json<Readiness>) {
     path = "/health/ready",
     responses((status = 200, body = Readiness), (status = 503, body = Readiness))
 )]
-pub(super) async fn ready(State(api): Shared) -> (StatusCode, Json<Readiness>) {
-    let (mut reasons, degrading) = api.reasons();
+pub(super) async fn ready(State(api): Shared, request: Request) -> (StatusCode, Json<Readiness>) {
+    let (hindering, degrading) = api.reasons();
     let damage = api.damage.open_damage();
     // What is damaged is lost or not whether frames are sent here or not; so
     // damage alone keeps nobody from sending.
-    let (code, status) = match (reasons.is_empty(), damage.is_empty() && degrading.is_empty()) {
+    let (code, status) = match (hindering.is_empty(), damage.is_empty() && degrading.is_empty()) {
         (true, true) => (StatusCode::OK, "ready"),
         (true, false) => (StatusCode::OK, "degraded"),
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
     };
-    reasons.extend(degrading);
-    (code, Json(Readiness { status, reasons, damage }))
+    let amiss = hindering.into_iter().chain(degrading);
+    if api.may_observe(request).await {
+        let reasons = amiss.map(|reason| reason.what).collect();
+        return (code, Json(Readiness { status, reasons, damage }));
+    }
+    // A stranger learns with what, and nothing of where and how.
+    let mut reasons: Vec<String> = amiss.map(|reason| reason.component).collect();
+    reasons.extend((!damage.is_empty()).then(|| "damage".to_owned()));
+    (code, Json(Readiness { status, reasons, damage: Vec::new() }))
 }
 
 /// Metrics as Prometheus reads them

@@ -503,7 +503,7 @@ impl Ingest {
             Ok(_) => Refusal { frame, byte, code, message, fatal, kept: true },
             Err(error) => {
                 tracing::error!(%error, source = origin.source, frame, byte, code, "a dead letter could not be kept");
-                let message = format!("{message}; it could not be kept as a dead letter either: {error}");
+                let message = format!("{message}; it could not be kept as a dead letter either");
                 Refusal { frame, byte, code, message, fatal, kept: false }
             }
         }
@@ -566,5 +566,13 @@ fn taken(appended: Appended) -> Answer {
 
 /// A log that takes nothing refuses everything that follows too.
 fn refusal_of(error: &AppendError, frame: u64, byte: u64) -> Refusal {
-    Refusal { frame, byte, code: error.code(), message: error.to_string(), fatal: true, kept: false }
+    let message = match error {
+        // Where the log lies is nothing to producers; the daemon's log says it.
+        AppendError::Failed { .. } => {
+            "the log's disk failed; it accepts nothing more until the disk is checked and the daemon restarted"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    };
+    Refusal { frame, byte, code: error.code(), message, fatal: true, kept: false }
 }

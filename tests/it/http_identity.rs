@@ -204,6 +204,35 @@ async fn who_may_not_bring_records_may_send_dead_letters_again_but_not_say_what_
 }
 
 #[tokio::test]
+async fn what_fails_within_the_daemon_is_told_to_those_only_who_may_see_where_it_stands() {
+    let site = Site::new(&format!("{HTTP}{KEYS}[redis]\nurl = \"redis://127.0.0.1:1/\"\n"));
+    let (_, viewer) = key(&site, &["--role", "viewer"]);
+    let (_, acme) = key(&site, &["--role", "admin", "--tenant", "acme"]);
+    let daemon = site.start();
+    let reasons = async |key: &str| ask(&daemon, key, "/health/ready", None).await.body["reasons"].clone();
+    crate::daemon::eventually("Redis is found to be away", async || reasons("").await == json!(["redis"])).await;
+    assert_eq!(reasons(&acme).await, json!(["redis"]), "who speaks for one tenant is a stranger here");
+    assert_eq!(reasons("tw_x").await, json!(["redis"]));
+    let told = reasons(&viewer).await;
+    assert!(told[0].as_str().unwrap().starts_with("redis: ") && told[0].as_str().unwrap().len() > 20, "{told}");
+
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(site.database());
+    let mut database = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    sqlx::query("ALTER TABLE tenants RENAME TO elsewhere").execute(&mut database).await.unwrap();
+    let search = async |key: &str| {
+        ask(&daemon, key, "/api/v1/search", Some(json!({"query": "x", "tenant": "acme"}))).await
+    };
+    let (full, short) = (search(&viewer).await, search(&acme).await);
+    assert_eq!((full.refusal(), short.refusal()), ((500, "store_failed"), (500, "store_failed")));
+    let detail = |answer: &Answer| answer.body["detail"].as_str().unwrap().to_owned();
+    assert!(detail(&full).contains("no such table"), "{}", full.body);
+    assert!(!detail(&short).contains("table"), "{}", short.body);
+    let log = daemon.log();
+    let mut of_request = log.lines().filter(|line| line.contains(short.header("x-request-id")));
+    assert!(of_request.any(|line| line.contains("no such table")), "{log}");
+}
+
+#[tokio::test]
 async fn a_tenant_has_its_requests_a_minute_and_learns_what_is_left() {
     let site = Site::new(&format!(
         "{HTTP}{KEYS}[limits]\nfree = 3\nendpoints.\"/api/v1/search\" = {{ free = 1 }}\n"

@@ -140,8 +140,8 @@ impl Idempotency {
                         self.clone().work(Claim { key, told, table: self.table.clone() }, digest, work);
                     let done = self.under_way.spawn(working.in_current_span()).await;
                     return done.unwrap_or_else(|error| {
-                        let detail = format!("the request was not finished: {error}");
-                        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))
+                        let detail = "the daemon failed at this request; its log says how, by the request id";
+                        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).because(error))
                     });
                 }
                 Begun::Done(answer) => break answer,
@@ -266,16 +266,14 @@ impl Answer {
         if self.body.len() <= LONGEST_ANSWER {
             return self;
         }
-        let body = serde_json::json!({
-            "title": "Conflict",
-            "status": 409,
-            "code": "answer_not_kept",
-            "detail": format!(
-                "the request with this Idempotency-Key was handled with status {}; its answer of {} bytes was too \
-                 long to be kept", self.status, self.body.len()
-            ),
-        });
-        Self { status: 409, problem: true, body: body.to_string().into() }
+        let detail = format!(
+            "the request with this Idempotency-Key was handled with status {}; its answer of {} bytes was too long \
+             to be kept",
+            self.status,
+            self.body.len()
+        );
+        let problem = Problem::new(StatusCode::CONFLICT, "answer_not_kept", detail);
+        Self { status: 409, problem: true, body: problem.into_json().into() }
     }
 }
 

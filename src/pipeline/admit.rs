@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::shown::is_hello;
 use crate::{
     frame::{PREFIX_BYTES, RUN_BYTES},
     msgpack::{Scalar, put_amended_map},
@@ -51,6 +52,9 @@ pub enum Reason {
         "the record names another tenant than its sender speaks for; leave `tenant` out, or name the own one"
     )]
     TenantForbidden,
+    /// It says who sends, where that is not asked.
+    #[error("a hello is the first frame of a connection, and none of a request; what it shows is not kept")]
+    Hello,
     /// It has no room for the name of its tenant.
     #[error("with the tenant's name the frame has {bytes} bytes, over the cap of {most}; send a shorter one")]
     NoRoomForTenant {
@@ -67,6 +71,7 @@ impl Reason {
         match self {
             Self::Fault(fault) => fault.code(),
             Self::TenantForbidden => "tenant_forbidden",
+            Self::Hello => "bad_hello",
             Self::NoRoomForTenant { .. } => "oversized",
         }
     }
@@ -170,6 +175,7 @@ impl Admission<'_> {
     fn judge(&mut self, payload: &[u8]) -> Verdict {
         let record = match RecordRef::parse(payload) {
             Ok(record) => record,
+            Err(Fault::MissingText) if is_hello(payload) => return Verdict::Refused(Reason::Hello),
             Err(fault) => return Verdict::Refused(fault.into()),
         };
         match (self.tenant, record.tenant.filter(|name| !name.is_empty())) {

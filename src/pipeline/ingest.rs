@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     admit::{Piece, admit},
     progress::Progress,
+    shown::may_show_credential,
 };
 use crate::{
     clock::Clock,
@@ -476,17 +477,17 @@ impl Ingest {
     ) -> Refusal {
         metrics::ingest_rejected(code);
         self.inner.progress.refused(code);
-        // Sent again by whoever it is, it is its sender's tenant's.
-        let payload = origin
-            .tenant
-            .as_deref()
-            .filter(|_| code != TENANT_FORBIDDEN)
-            .and_then(|tenant| {
+        let is_cut = matches!(code, "truncated" | "oversized");
+        let payload = (!may_show_credential(&payload, is_cut)).then(|| {
+            // Sent again by whoever it is, it is its sender's tenant's.
+            let tenant = origin.tenant.as_deref().filter(|_| code != TENANT_FORBIDDEN);
+            let amended = tenant.and_then(|tenant| {
                 let mut amended = BytesMut::new();
                 put_amended(&mut amended, &payload, &[("tenant", Scalar::Str(tenant))])?;
-                Some(amended.freeze())
-            })
-            .unwrap_or(payload);
+                Some(amended.to_vec())
+            });
+            amended.unwrap_or_else(|| payload.to_vec())
+        });
         let letter = NewDeadLetter {
             at_ms: (self.inner.clock)(),
             pipeline: self.inner.pipeline.clone(),
@@ -496,7 +497,7 @@ impl Ingest {
             byte_offset: Some(byte),
             code: code.to_owned(),
             message: message.clone(),
-            payload: Some(payload.to_vec()),
+            payload,
             ..NewDeadLetter::default()
         };
         match self.inner.store.add_dead_letter(&letter).await {

@@ -36,6 +36,7 @@ pub mod retention;
 pub mod search;
 pub mod serving;
 pub mod shadow;
+mod shown;
 pub mod spending;
 pub mod survey;
 pub mod upkeep;

@@ -160,6 +160,10 @@ impl Receiver<'_> {
             };
             let taken = match arrived {
                 None => break,
+                Some(Arrived::Late { at, .. }) if first && self.guard.asks() => {
+                    self.turn_away(at, &Unauthenticated::MissingCredentials.into()).await;
+                    break;
+                }
                 Some(Arrived::Late { at, bytes }) => {
                     let late =
                         self.ingest.late(&self.origin, self.producer.as_ref(), (self.frame, at), bytes).await;

@@ -2,6 +2,7 @@
 //! limit. What they send of it is in `api`, `identity` and `sessions` too.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,9 +24,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    daemon::{HTTP, SOON, Site},
+    daemon::{HTTP, SOON, Site, TCP},
     identity::{KEYS, key},
     postgres::{Database, server},
+    producer::{Producer, frame},
 };
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -258,4 +260,68 @@ async fn one_tenants_bodies_leave_room_for_those_of_others() {
     assert!(first.starts_with("HTTP/1.1 200"), "{first}");
     let again = end(begin(&acme).await).await;
     assert!(again.starts_with("HTTP/1.1 200"), "what was held is free again: {again}");
+}
+
+/// Files in `folder` and below that hold `bytes`.
+fn files_with(folder: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files_with(&path, bytes)),
+            // A file may go away in between.
+            false => {
+                let held = std::fs::read(&path).unwrap_or_default();
+                found.extend(held.windows(bytes.len()).any(|window| window == bytes).then_some(path));
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_comes_where_none_belongs_is_kept_nowhere() {
+    for keys in [KEYS, ""] {
+        let site = Site::new(&format!("{TCP}{HTTP}{keys}[sessions]\nframe_timeout = \"1s\"\n"));
+        let (_, key) = key(&site, &["--role", "ingester", "--tenant", "acme"]);
+        let daemon = site.start();
+        let hello = frame(&json!({"thalweg": 1, "key": key}));
+        let text = frame(&json!({"text": "a record"}));
+        let mut late = Producer::tcp(daemon.tcp()).await;
+        late.send(&[&hello[..], &text, &hello, &text].concat()).await;
+        let replies = late.finish().await;
+        let told: Vec<_> = replies.iter().map(|r| (r.kind.as_str(), r.code.as_str(), r.fatal)).collect();
+        let expected = [("welcome", "", false), ("ack", "", false), ("error", "bad_hello", false), ("ack", "", false)];
+        assert_eq!(told, expected);
+        // Cut off: by the end, and by the time.
+        let most = &hello[..hello.len() - 4];
+        for end in [true, false] {
+            let mut cut = Producer::tcp(daemon.tcp()).await;
+            if keys.is_empty() {
+                cut.send(&text).await;
+            }
+            cut.send(most).await;
+            let replies = if end { cut.finish().await } else { cut.replies.rest().await };
+            let code = &replies.last().unwrap().code;
+            assert_eq!(code, if keys.is_empty() { "truncated" } else { "missing_credentials" });
+        }
+        let client = thalweg::http_client::local().unwrap();
+        let json = json!({"thalweg": 1, "key": key}).to_string();
+        let bodies = [
+            ("application/json", json.clone().into_bytes()),
+            ("application/x-ndjson", format!("{json}\n{}\n", &json[..json.len() - 1]).into_bytes()),
+            ("application/msgpack", hello.clone()),
+            ("application/msgpack", most.to_vec()),
+        ];
+        for (kind, body) in bodies {
+            let request = client.post(format!("{}/api/v1/ingest", daemon.http)).bearer_auth(&key);
+            let answer = request.header("content-type", kind).body(body).send().await.unwrap();
+            assert_eq!(answer.status(), 422, "{kind}");
+        }
+        let secret = key.rsplit('_').next().unwrap()[..40].as_bytes();
+        assert_eq!(files_with(&site.path(""), secret), Vec::<PathBuf>::new());
+        let letters = site.store().await.dead_letters(None, 0, 100).await.unwrap();
+        assert!(letters.len() >= 5, "what was refused is told of all the same: {letters:?}");
+        drop(daemon);
+    }
 }

@@ -93,8 +93,16 @@ pub async fn estimate(
         Plan::Replay { from, to } => {
             let (from, to) =
                 (from.unwrap_or(extent.start).max(extent.start), to.unwrap_or(extent.end).min(extent.end));
+            let (records, of) = (to.saturating_sub(from), extent.end.saturating_sub(extent.start));
             basis.push("vectors of texts that are stored are not computed again".to_owned());
-            (to.saturating_sub(from), Some(store.missing_in(served.space_key).await?))
+            if records < of {
+                basis.push(format!("what lacks vectors is spread evenly over the {of} records of the stream"));
+            }
+            let need = match records {
+                0 => Some(Missing::default()),
+                _ => scaled(store.missing_in(served.space_key).await?, records, of),
+            };
+            (records, need)
         }
         Plan::ReEmbed => (extent.stored, Some(all)),
     };
@@ -126,7 +134,7 @@ pub async fn estimate(
     })
 }
 
-/// What `records` need if they are like the `stored` ones.
+/// What `records` need if they are like the `stored` ones, which need `all`.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

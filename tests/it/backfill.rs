@@ -165,6 +165,16 @@ async fn while_a_provider_s_quota_is_spent_records_are_found_by_keyword_and_get_
     assert_eq!((code, &reply["mode"]), (200, &json!("keyword")), "{reply}");
     assert_eq!(reply["hits"].as_array().unwrap().len(), 10);
     assert!(reply["without_vectors"].as_str().unwrap().contains("quota"), "{reply}");
+    let estimate = async |plan: Value| {
+        let (status, estimate) = daemon.post("/api/v1/simulate", "application/json", plan.to_string()).await;
+        assert_eq!(status, 200, "{estimate}");
+        let of = |what: &str| estimate[what].as_u64().unwrap();
+        (of("records"), of("chunks"), of("tokens"))
+    };
+    let (_, chunks, tokens) = estimate(json!({"work": "replay"})).await;
+    assert_eq!(chunks, 60);
+    assert_eq!(estimate(json!({"work": "replay", "from": 45})).await, (15, 15, tokens / 4), "a part of it");
+    assert_eq!(estimate(json!({"work": "replay", "from": 60})).await, (0, 0, 0));
     let health = get(&daemon, "/health/ready").await;
     assert_eq!(health["status"], "degraded", "{health}");
     let providers = get(&daemon, "/health/providers").await;

@@ -9,12 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{
-    Api, Problem,
-    extract::Caller,
-    problem,
-    request_id::RequestId,
-};
+use super::{Api, Problem, extract::Caller, problem, request_id::RequestId};
 use crate::{
     access::{NotAdmitted, Visit},
     http_server::Peer,
@@ -43,7 +38,8 @@ pub(super) async fn guarded(
     let decision = match gate.api.limiter.take(&principal, route.as_str()).await {
         Ok(decision) => decision,
         Err(away) => {
-            let detail = "requests cannot be counted just now, and none are let through uncounted; send again";
+            let detail =
+                "requests cannot be counted just now, and none are let through uncounted; send again";
             return Problem::unavailable("limits_away", detail, 5).because(away).into_response();
         }
     };

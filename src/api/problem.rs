@@ -229,7 +229,11 @@ impl From<EmbedError> for Problem {
             EmbedError::Quota { reset_at, .. } => {
                 let left = reset_at.map_or(0, |at| (at - clock::system_ms()) / 1_000);
                 let seconds = u64::try_from(left).unwrap_or(0).max(60);
-                away("embedding_quota_spent", "what may be spent on embedding is spent; ask by words", seconds)
+                away(
+                    "embedding_quota_spent",
+                    "what may be spent on embedding is spent; ask by words",
+                    seconds,
+                )
             }
             EmbedError::Configuration { .. } => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,

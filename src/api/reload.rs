@@ -10,7 +10,6 @@ use super::{
 };
 use crate::{
     config::ConfigErrors,
-    identity::Entry,
     reload::{By, ReloadError, Reloaded},
 };
 
@@ -37,12 +36,11 @@ pub(super) struct How {
 )]
 pub(super) async fn reload(
     State(api): Shared,
-    Caller(principal, visit): Caller,
+    caller: Caller,
     Input(how): Input<How>,
 ) -> Result<Json<Reloaded>, Problem> {
     if !how.dry_run {
-        let entry = Entry::done(api.now_ms(), &principal, "pipeline.reload", &api.pipeline);
-        api.access.trail.record(visit.sign(entry)).await?;
+        api.record(&caller, "pipeline.reload", &api.pipeline).await?;
     }
     Ok(Json(api.reloads.ask(how.dry_run, By::Request).await?))
 }

@@ -96,7 +96,8 @@ impl Api {
     /// without; empty if nothing does.
     pub(super) fn reasons(&self) -> (Vec<Reason>, Vec<Reason>) {
         let of = |component: &str, what: String| Reason { component: component.to_owned(), what };
-        let mut reasons: Vec<_> = self.log.failed().map(|why| of("log", why.to_string())).into_iter().collect();
+        let mut reasons: Vec<_> =
+            self.log.failed().map(|why| of("log", why.to_string())).into_iter().collect();
         reasons.extend(self.log.full().map(|why| of("log", why.to_string())));
         if self.closing.is_cancelled() {
             reasons.push(of("daemon", "the daemon is shutting down".into()));

@@ -27,6 +27,9 @@ use crate::{
     workbench::Workbench,
 };
 
+/// What jobs found, which holds until they find something else.
+const FINDINGS: [&str; 2] = ["artifacts", "audit"];
+
 /// What is new, opened; nothing of it is in use.
 struct Prepared {
     bench: Workbench,
@@ -179,8 +182,9 @@ impl Daemon {
         if !unfinished.is_empty() {
             tracing::warn!(?unfinished, "tasks were broken off; those that follow do it again");
         }
-        // Those that follow say themselves what is not well.
-        self.base.progress.forget_trouble();
+        // Those that follow say themselves what is not well, but for what is
+        // looked for once in a while only.
+        self.base.progress.forget_trouble_but(&FINDINGS);
         let failed = match self.crew_for(bench).await {
             Ok(crew) => {
                 self.crew = crew;

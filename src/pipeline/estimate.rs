@@ -96,7 +96,8 @@ pub async fn estimate(
             let (records, of) = (to.saturating_sub(from), extent.end.saturating_sub(extent.start));
             basis.push("vectors of texts that are stored are not computed again".to_owned());
             if records < of {
-                basis.push(format!("what lacks vectors is spread evenly over the {of} records of the stream"));
+                basis
+                    .push(format!("what lacks vectors is spread evenly over the {of} records of the stream"));
             }
             let need = match records {
                 0 => Some(Missing::default()),

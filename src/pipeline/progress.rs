@@ -180,9 +180,10 @@ impl Progress {
         self.state().trouble.remove(component);
     }
 
-    /// Nothing is known of what is not right: those who said so have ended.
-    pub fn forget_trouble(&self) {
-        self.state().trouble.clear();
+    /// Nothing is known of what is not right, but of the components `known`:
+    /// those who said so have ended.
+    pub fn forget_trouble_but(&self, known: &[&str]) {
+        self.state().trouble.retain(|component, _| known.contains(component));
     }
 
     /// Shows what is told of `component`, until `stop`.

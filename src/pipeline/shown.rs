@@ -36,7 +36,9 @@ fn names(payload: &[u8], field: &[u8]) -> bool {
     let before = |at: usize| at.checked_sub(1).and_then(|at| payload.get(at)).copied();
     find_iter(payload, field).any(|at| {
         before(at).is_some_and(|byte| {
-            byte == length || byte == 0xa0 | length || byte == b'"' && payload.get(at + field.len()) == Some(&b'"')
+            byte == length
+                || byte == 0xa0 | length
+                || byte == b'"' && payload.get(at + field.len()) == Some(&b'"')
         })
     })
 }

@@ -291,7 +291,8 @@ async fn a_key_that_comes_where_none_belongs_is_kept_nowhere() {
         late.send(&[&hello[..], &text, &hello, &text].concat()).await;
         let replies = late.finish().await;
         let told: Vec<_> = replies.iter().map(|r| (r.kind.as_str(), r.code.as_str(), r.fatal)).collect();
-        let expected = [("welcome", "", false), ("ack", "", false), ("error", "bad_hello", false), ("ack", "", false)];
+        let expected =
+            [("welcome", "", false), ("ack", "", false), ("error", "bad_hello", false), ("ack", "", false)];
         assert_eq!(told, expected);
         // Cut off: by the end, and by the time.
         let most = &hello[..hello.len() - 4];

@@ -210,11 +210,15 @@ async fn what_fails_within_the_daemon_is_told_to_those_only_who_may_see_where_it
     let (_, acme) = key(&site, &["--role", "admin", "--tenant", "acme"]);
     let daemon = site.start();
     let reasons = async |key: &str| ask(&daemon, key, "/health/ready", None).await.body["reasons"].clone();
-    crate::daemon::eventually("Redis is found to be away", async || reasons("").await == json!(["redis"])).await;
+    crate::daemon::eventually("Redis is found to be away", async || reasons("").await == json!(["redis"]))
+        .await;
     assert_eq!(reasons(&acme).await, json!(["redis"]), "who speaks for one tenant is a stranger here");
     assert_eq!(reasons("tw_x").await, json!(["redis"]));
     let told = reasons(&viewer).await;
-    assert!(told[0].as_str().unwrap().starts_with("redis: ") && told[0].as_str().unwrap().len() > 20, "{told}");
+    assert!(
+        told[0].as_str().unwrap().starts_with("redis: ") && told[0].as_str().unwrap().len() > 20,
+        "{told}"
+    );
 
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(site.database());
     let mut database = sqlx::ConnectOptions::connect(&options).await.unwrap();

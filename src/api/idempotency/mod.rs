@@ -141,7 +141,8 @@ impl Idempotency {
                     let done = self.under_way.spawn(working.in_current_span()).await;
                     return done.unwrap_or_else(|error| {
                         let detail = "the daemon failed at this request; its log says how, by the request id";
-                        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).because(error))
+                        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+                            .because(error))
                     });
                 }
                 Begun::Done(answer) => break answer,

@@ -177,20 +177,17 @@ impl Request {
 fn parse(encoding: Encoding, body: Bytes, max_frame: ByteSize) -> Result<Vec<Parsed>, Problem> {
     match encoding {
         Encoding::Json => {
-            let (bytes, count) = json::document(&body)
+            let (bytes, count) = json::document(&body, MOST_REFUSALS)
                 .map_err(|message| Problem::new(StatusCode::BAD_REQUEST, "not_json", message))?;
             parse_frames(bytes, count, max_frame)
         }
         Encoding::NdJson => {
             let mut parser = LineParser::default();
-            let (mut parts, mut faults) = (Vec::new(), 0);
+            let mut parts = Vec::new();
             for line in body.split_inclusive(|b| *b == b'\n') {
-                for part in parser.line(line) {
-                    faults += u32::from(matches!(part, Parsed::NotJson { .. }));
-                    parts.push(part);
-                }
+                parts.extend(parser.line(line));
                 // The rest would not be looked at, and costs memory.
-                if faults > MOST_REFUSALS {
+                if parser.faults() > MOST_REFUSALS {
                     return Ok(parts);
                 }
             }

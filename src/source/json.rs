@@ -1,5 +1,7 @@
 //! JSON objects as frames.
 
+mod bounded;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
 
@@ -14,7 +16,7 @@ use crate::{
 /// # Errors
 /// A message that says what is not JSON, and where in `json`.
 pub fn put_json(out: &mut BytesMut, json: &[u8]) -> Result<(), String> {
-    let value: Value = serde_json::from_slice(json).map_err(|e| format!("not JSON: {e}"))?;
+    let value = bounded::value(json).map_err(|e| format!("not JSON: {e}"))?;
     put_value(out, &value);
     Ok(())
 }
@@ -72,6 +74,7 @@ pub struct LineParser {
     run: BytesMut,
     run_first: (u64, u64),
     count: u32,
+    faults: u32,
 }
 
 impl LineParser {
@@ -92,6 +95,7 @@ impl LineParser {
         let start = self.run.len();
         match put_json(&mut self.run, content) {
             Ok(()) if !self.holds_a_record_at(start) => {
+                self.faults = self.faults.saturating_add(1);
                 // On its own, so that its fault is told with the line's place.
                 let bytes = self.run.split_off(start).freeze();
                 let alone = Parsed::Unit { frame, unit: Unit::Run { at: byte, count: 1, bytes } };
@@ -102,6 +106,7 @@ impl LineParser {
                 if self.run.len() >= RUN_BYTES { self.finish().into_iter().collect() } else { Vec::new() }
             }
             Err(message) => {
+                self.faults = self.faults.saturating_add(1);
                 let line = Bytes::copy_from_slice(line);
                 let bad = Parsed::NotJson { frame, byte, message, line };
                 self.finish().into_iter().chain([bad]).collect()
@@ -121,25 +126,39 @@ impl LineParser {
         (count > 0).then_some(Parsed::Unit { frame, unit: Unit::Run { at: byte, count, bytes } })
     }
 
+    /// Lines taken that are no records.
+    pub fn faults(&self) -> u32 {
+        self.faults
+    }
+
     /// Lines taken that were not empty.
     pub fn lines(&self) -> u64 {
         self.frame
     }
 }
 
-/// Frames of a JSON document: one object, or an array of objects.
+/// Frames of a JSON document: one object, or an array of objects. The values
+/// of an array that are no objects, and so no records, are frames too; after
+/// `most` of them the rest is not looked at.
 ///
 /// # Errors
 /// A message that says what is not JSON.
-pub fn document(json: &[u8]) -> Result<(Bytes, u32), String> {
-    let value: Value = serde_json::from_slice(json).map_err(|e| format!("not JSON: {e}"))?;
-    let values = match value {
-        Value::Array(values) => values,
-        one => vec![one],
+pub fn document(json: &[u8], most: u32) -> Result<(Bytes, u32), String> {
+    let (mut out, mut count, mut faults) = (BytesMut::new(), 0_u32, 0);
+    let mut put = |value: &Value| {
+        put_value(&mut out, value);
+        count = count.saturating_add(1);
+        faults += u32::from(!value.is_object());
+        faults <= most
     };
-    let mut out = BytesMut::new();
-    values.iter().for_each(|value| put_value(&mut out, value));
-    Ok((out.freeze(), u32::try_from(values.len()).unwrap_or(u32::MAX)))
+    let read = match json.trim_ascii_start().first() {
+        Some(b'[') => bounded::each(json, &mut put),
+        _ => bounded::value(json).map(|one| {
+            put(&one);
+        }),
+    };
+    read.map_err(|e| format!("not JSON: {e}"))?;
+    Ok((out.freeze(), count))
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use std::{
 };
 
 use axum::{Router, routing::get};
-use serde_json::json;
 use thalweg::http_server::{Routes, Server};
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    daemon::{HTTP, SOON, Site, TCP},
+    daemon::{Daemon, HTTP, SOON, Site, TCP},
     identity::{KEYS, key},
     postgres::{Database, server},
     producer::{Producer, frame},
@@ -325,4 +325,56 @@ async fn a_key_that_comes_where_none_belongs_is_kept_nowhere() {
         assert!(letters.len() >= 5, "what was refused is told of all the same: {letters:?}");
         drop(daemon);
     }
+}
+
+/// The most memory that the daemon ever had, in MiB.
+fn most_mib(daemon: &Daemon) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() >> 10
+}
+
+/// Sends `body`, compressed: status, code of the problem or of the last error.
+async fn ingest(daemon: &Daemon, kind: &str, body: &[u8]) -> (u16, String) {
+    let body = zstd::bulk::compress(body, 1).unwrap();
+    let request = thalweg::http_client::local().unwrap().post(format!("{}/api/v1/ingest", daemon.http));
+    let request = request.header("content-type", kind).header("content-encoding", "zstd").body(body);
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    let told: Value = answer.json().await.unwrap();
+    let last = told["errors"].as_array().and_then(|errors| Some(errors.last()?["code"].clone()));
+    (status, last.unwrap_or_else(|| told["code"].clone()).as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_of_very_many_little_things_costs_little_more_than_its_bytes() {
+    const BYTES: usize = 60 << 20;
+    let daemon_of = Site::new(HTTP);
+    let daemon = daemon_of.start();
+    let before = most_mib(&daemon);
+    let repeat = |text: &str| text.repeat(BYTES / text.len());
+    let cases = [
+        ("application/x-ndjson", repeat("{}\n"), 422, "too_many_errors"),
+        ("application/x-ndjson", repeat("0\n"), 422, "too_many_errors"),
+        ("application/x-ndjson", repeat("x\n"), 422, "too_many_errors"),
+        ("application/json", format!("[{}0]", repeat("0,")), 422, "too_many_errors"),
+        ("application/json", format!("[{}{{}}]", repeat("{},")), 422, "too_many_errors"),
+        ("application/json", format!("{{\"text\":\"x\",\"a\":[{}0]}}", repeat("0,")), 400, "not_json"),
+        ("application/json", format!("[[{}0]]", repeat("[],")), 400, "not_json"),
+        ("application/json", repeat("["), 400, "not_json"),
+        ("application/json", repeat("{\"a\":"), 400, "not_json"),
+        ("application/msgpack", "\0".repeat(BYTES), 422, "too_many_errors"),
+        ("application/msgpack", "\0\0\0\u{1}\u{1}".repeat(BYTES / 5), 422, "too_many_errors"),
+    ];
+    for (kind, body, status, code) in cases {
+        let began = Instant::now();
+        let (answered, told) = ingest(&daemon, kind, body.as_bytes()).await;
+        let (took, grown) = (began.elapsed(), most_mib(&daemon) - before);
+        println!("{kind} {:?}: {answered} {told} {took:?}, {grown} MiB more", &body[..10]);
+        assert_eq!((answered, told.as_str()), (status, code), "{kind} {:?}", &body[..10]);
+        assert!(took < Duration::from_secs(60), "{kind} {:?} took {took:?}", &body[..10]);
+        assert!(grown < 450, "{kind} {:?}: {grown} MiB more", &body[..10]);
+    }
+    let fine = json!({"text": "still here"}).to_string();
+    assert_eq!(daemon.post("/api/v1/ingest", "application/json", fine).await.0, 200);
 }

@@ -138,6 +138,8 @@ impl Server {
                 Err(_) => {}
             }
         }
+        // Whoever comes now is for others to serve, or is refused.
+        drop(self.listener);
         while connections.join_next().await.is_some() {}
         Ok(())
     }

@@ -69,7 +69,7 @@ pub struct Reloaded {
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// The file cannot be used.
-    #[error("the pipeline file cannot be used: {0}")]
+    #[error("the pipeline file cannot be used:\n{}", .0.places())]
     Refused(#[from] ConfigErrors),
     /// It changes what cannot change while the pipeline runs.
     #[error("{} can change only at a restart; nothing was changed", list(keys))]
@@ -107,7 +107,7 @@ impl ReloadError {
 impl Reloaded {
     /// That `difference` is applied, or not.
     pub fn of(difference: &Difference, applied: bool, addresses: BTreeMap<String, String>) -> Self {
-        let Difference { keys, opened, closed, changed } = difference.clone();
+        let Difference { keys, opened, closed, changed, .. } = difference.clone();
         Self {
             applied,
             changed: keys.into_iter().map(str::to_owned).collect(),

@@ -83,12 +83,17 @@ impl Workbench {
             None => None,
         };
         let opened = Opened { store, artifacts, redis, cpu: Cpu::new(0)? };
-        Self::with(pipeline, opened, &[]).await
+        let bench = Self::with(pipeline, opened, &[]).await?;
+        bench.take_space().await?;
+        Ok(bench)
     }
 
     /// Opens what `next` wants otherwise, beside this, and shares the rest with
     /// it. The store, the data directory and Redis are shared always: `next`
-    /// must not name others.
+    /// must not name others. Its space is not live before [`Self::take_space`].
+    ///
+    /// # Errors
+    /// If something cannot be opened, or another model's vectors are live.
     pub async fn reopened(&self, next: Pipeline) -> Result<Self> {
         let artifacts = match next.artifacts == self.pipeline.artifacts {
             true => self.artifacts.clone(),
@@ -97,7 +102,25 @@ impl Workbench {
         // What it has cost until now is to be known to those that follow.
         self.settle().await?;
         let (store, redis, cpu) = (self.store.clone(), self.redis.clone(), self.cpu.clone());
-        Self::with(next, Opened { store, artifacts, redis, cpu }, &self.models).await
+        let bench = Self::with(next, Opened { store, artifacts, redis, cpu }, &self.models).await?;
+        if let Some(live) = self.store.live_space().await?
+            && self.store.vectors_in(live).await? > 0
+        {
+            bench.serving.now().await?;
+        }
+        Ok(bench)
+    }
+
+    /// Makes the space of `[embed]` live where the one that is has no vectors.
+    ///
+    /// # Errors
+    /// If one is live that none of the models has.
+    pub async fn take_space(&self) -> Result<()> {
+        if let Some(model) = self.models.first() {
+            self.store.replace_unused(model.served.space_key).await?;
+        }
+        self.serving.now().await?;
+        Ok(())
     }
 
     /// Opens the models of `pipeline`; those that are open with the same
@@ -116,9 +139,6 @@ impl Workbench {
                     Arc::new(model.await.with_context(|| format!("[{role}] cannot be used"))?)
                 }
             };
-            if i == 0 {
-                store.replace_unused(model.served.space_key).await?;
-            }
             ensure!(
                 models.iter().all(|other| other.served.space_key != model.served.space_key),
                 "[migrate] names the embedding space that [embed] has; name another model there, or leave it out"
@@ -128,7 +148,6 @@ impl Workbench {
         let members: Vec<Served> = models.iter().map(|model| model.served.clone()).collect();
         let tokens = members.first().context("a pipeline has a model")?.model.tokens();
         let serving = Arc::new(Serving::new(store.clone(), members));
-        serving.now().await?;
         Ok(Self { pipeline: Arc::new(pipeline), store, serving, tokens, artifacts, redis, models, cpu })
     }
 

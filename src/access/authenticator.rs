@@ -8,7 +8,7 @@ use super::keyring::{KeyUse, Keyring};
 use crate::{
     clock::Clock,
     http_client::ClientError,
-    identity::{Credential, Principal, Settings, Shown, Unauthenticated, token::Tokens},
+    identity::{Credential, Jwt, Principal, Settings, Shown, Unauthenticated, token::Tokens},
     metrics,
     store::Store,
 };
@@ -17,8 +17,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Authenticator {
     asking: Arc<RwLock<Way>>,
-    store: Store,
-    used: mpsc::Sender<KeyUse>,
+    keyring: Arc<Keyring>,
     clock: Clock,
 }
 
@@ -27,7 +26,7 @@ pub struct Authenticator {
 pub struct Way(Option<Arc<Asking>>);
 
 struct Asking {
-    keys: Option<Keyring>,
+    keys: Option<Arc<Keyring>>,
     tokens: Option<Tokens>,
     clock: Clock,
 }
@@ -40,18 +39,27 @@ pub struct OpenError(#[from] ClientError);
 impl Authenticator {
     /// Takes everybody for [`Principal::open`], until a [`Way`] is taken.
     pub(super) fn open(store: Store, used: mpsc::Sender<KeyUse>, clock: Clock) -> Self {
-        Self { asking: Arc::new(RwLock::new(Way(None))), store, used, clock }
+        let keyring = Arc::new(Keyring::new(store, used));
+        Self { asking: Arc::new(RwLock::new(Way(None))), keyring, clock }
     }
 
     /// The way that `settings` describe; without any, everybody is let in.
     pub fn prepare(&self, settings: Option<&Settings>) -> Result<Way, OpenError> {
         let Some(settings) = settings else { return Ok(Way(None)) };
         let asking = Asking {
-            keys: settings.keys.then(|| Keyring::new(self.store.clone(), self.used.clone())),
-            tokens: settings.jwt.as_ref().map(Tokens::new).transpose()?,
+            keys: settings.keys.then(|| self.keyring.clone()),
+            tokens: settings.jwt.as_ref().map(|jwt| self.tokens(jwt)).transpose()?,
             clock: self.clock.clone(),
         };
         Ok(Way(Some(Arc::new(asking))))
+    }
+
+    /// Takes the tokens of `jwt`, with what is known of the provider.
+    fn tokens(&self, jwt: &Jwt) -> Result<Tokens, ClientError> {
+        match self.way().as_ref().and_then(|asking| asking.tokens.as_ref()) {
+            Some(before) => before.after(jwt),
+            None => Tokens::new(jwt),
+        }
     }
 
     /// Goes that way from now on. Connections that are open are looked at
@@ -83,6 +91,18 @@ impl Authenticator {
             && let Some(tokens) = &asking.tokens
         {
             tokens.refresh((asking.clock)()).await;
+        }
+    }
+}
+
+impl Way {
+    /// Whether everybody can be asked for that has to be: false if it needs an
+    /// identity provider that does not answer.
+    pub async fn is_open(&self) -> bool {
+        let Some(asking) = &self.0 else { return true };
+        match &asking.tokens {
+            Some(tokens) => tokens.has_keys((asking.clock)()).await,
+            None => true,
         }
     }
 }

@@ -44,7 +44,7 @@ async fn in_time(
         () = closed => ("closing", "before the daemon shut down".to_owned()),
     };
     let detail = format!(
-        "the request was not done {what}; records may be stored all the same: send them again with the same \
+        "the request was not done {what}, and may be all the same: send records again with the same \
          Idempotency-Key"
     );
     Problem::unavailable(code, detail, 1).into_response()

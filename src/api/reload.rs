@@ -8,10 +8,7 @@ use super::{
     Problem, Shared,
     extract::{Caller, Input},
 };
-use crate::{
-    config::ConfigErrors,
-    reload::{By, ReloadError, Reloaded},
-};
+use crate::reload::{By, ReloadError, Reloaded};
 
 /// How the pipeline file is to be taken anew.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -49,24 +46,9 @@ impl From<ReloadError> for Problem {
     fn from(error: ReloadError) -> Self {
         match &error {
             ReloadError::Ending => Self::unavailable(error.code(), error.to_string(), 5),
-            ReloadError::Refused(errors) => Self::new(StatusCode::CONFLICT, error.code(), places(errors)),
-            ReloadError::NeedsRestart { .. } | ReloadError::NotUp { .. } => {
+            ReloadError::Refused(_) | ReloadError::NeedsRestart { .. } | ReloadError::NotUp { .. } => {
                 Self::new(StatusCode::CONFLICT, error.code(), error.to_string())
             }
-        }
-    }
-}
-
-/// What is wrong and where, without the lines of the file: they are not
-/// everybody's to read.
-fn places(errors: &ConfigErrors) -> String {
-    match errors {
-        ConfigErrors::Unreadable { .. } => errors.to_string(),
-        ConfigErrors::Refused { file, problems } => {
-            let place = |problem: &crate::config::Problem| {
-                format!("{file}:{}:{}: {}", problem.line, problem.column, problem.headline())
-            };
-            problems.iter().map(place).collect::<Vec<_>>().join("\n")
         }
     }
 }

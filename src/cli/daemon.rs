@@ -63,8 +63,12 @@ impl Daemon {
         url: &str,
         response: reqwest::Result<reqwest::Response>,
     ) -> Result<T> {
-        let response = response.with_context(|| {
-            format!("no daemon answers at {url}; is `thalweg run` up, and its [http] there?")
+        let response = response.map_err(|error| match error.is_timeout() && !error.is_connect() {
+            true => anyhow::Error::new(error).context(format!(
+                "{url} has not answered in time; what it was asked for may be done yet: its log says so"
+            )),
+            false => anyhow::Error::new(error)
+                .context(format!("no daemon answers at {url}; is `thalweg run` up, and its [http] there?")),
         })?;
         let status = response.status();
         let body = response.bytes().await.with_context(|| format!("{url} broke off its answer"))?;

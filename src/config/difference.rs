@@ -15,6 +15,8 @@ pub struct Difference {
     pub closed: Vec<String>,
     /// Names of sources that stay and are served otherwise.
     pub changed: Vec<String>,
+    /// Whether one of type `stdin` is among those.
+    stdin: bool,
 }
 
 /// What cannot change while the pipeline runs: where its data is, and what
@@ -113,6 +115,11 @@ impl Difference {
         let by_name = |sources: &[Source]| -> BTreeMap<String, Source> {
             sources.iter().map(|source| (source.name().to_owned(), source.clone())).collect()
         };
+        let stdin = |sources: &[Source]| {
+            let of_stdin = |source: &&Source| matches!(source, Source::Stdin(_));
+            sources.iter().filter(of_stdin).cloned().collect::<Vec<_>>()
+        };
+        self.stdin = stdin(is) != stdin(shall);
         let (is, mut shall) = (by_name(is), by_name(shall));
         for (name, source) in is {
             match shall.remove(&name) {
@@ -133,13 +140,17 @@ impl Difference {
         self.keys.is_empty()
     }
 
-    fn has(&self, key: &str) -> bool {
+    /// Whether `key` is among the keys.
+    pub fn has(&self, key: &str) -> bool {
         self.keys.contains(&key)
     }
 
     /// Keys that cannot change while the pipeline runs.
     pub fn fixed(&self) -> Vec<&'static str> {
-        self.keys.iter().copied().filter(|key| FIXED.contains(key)).collect()
+        let mut fixed: Vec<_> = self.keys.iter().copied().filter(|key| FIXED.contains(key)).collect();
+        // What was read of it and not taken could not be had again.
+        fixed.extend(self.stdin.then_some("source of type stdin"));
+        fixed
     }
 
     /// Whether what works behind the log is concerned.
@@ -224,5 +235,12 @@ mod tests {
         let shall = pipeline(&format!("{BASE}[sessions]\nmax_active = 7"));
         let found = Difference::between(&is, &shall);
         assert_eq!((found.keys, found.changed), (vec!["sessions"], vec!["in".to_owned()]));
+    }
+
+    #[test]
+    fn standard_input_is_read_from_the_start_or_not_at_all() {
+        let with = format!("{BASE}[[source]]\ntype = \"stdin\"\n");
+        let found = Difference::between(&pipeline(BASE), &pipeline(&with));
+        assert_eq!(found.fixed(), ["source of type stdin"]);
     }
 }

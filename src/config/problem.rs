@@ -26,6 +26,15 @@ pub enum ConfigErrors {
 }
 
 impl ConfigErrors {
+    /// What is wrong and where, without the lines of the file: they may hold
+    /// what is not everybody's to read.
+    pub fn places(&self) -> String {
+        let Self::Refused { file, problems } = self else { return self.to_string() };
+        let place =
+            |problem: &Problem| format!("{file}:{}:{}: {}", problem.line, problem.column, problem.headline());
+        problems.iter().map(place).collect::<Vec<_>>().join("\n")
+    }
+
     /// The problems with a place in the file; none if it could not be read.
     pub fn problems(&self) -> &[Problem] {
         match self {

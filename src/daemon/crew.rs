@@ -25,7 +25,7 @@ use crate::{
     store::Lease,
     webhooks::EventKind,
     workbench::{Workbench, archive_of},
-    worker::{Deliverer, Failing, Worker, keep_schedules, tell_health, tell_quota},
+    worker::{Deliverer, Worker, keep_schedules, tell_health, tell_quota},
 };
 
 /// Time to the next attempt at an object store that does not answer.
@@ -43,8 +43,9 @@ pub(super) struct Crew {
 
 impl Crew {
     /// Starts the tasks that the pipeline of `bench` wants; they move the
-    /// checkpoint by `lease`.
-    pub async fn start(base: &Base, bench: &Workbench, lease: Lease) -> Result<Self> {
+    /// checkpoint by `lease`. If it `insists`, an object store that refuses
+    /// holds up the start.
+    pub async fn start(base: &Base, bench: &Workbench, lease: Lease, insists: bool) -> Result<Self> {
         let described = keep_model_description(bench).await;
         let pipeline = &bench.pipeline;
         let archive = archive_of(
@@ -55,6 +56,7 @@ impl Crew {
             &base.damage,
             base.clock.clone(),
         )?;
+        let archive = Archive { turn: base.sealing.clone(), ..archive };
         let deliverer = deliverer(base, bench).await?;
         let names = (pipeline.name.as_str(), pipeline.stream.as_str());
         let mut crew = Self {
@@ -64,7 +66,7 @@ impl Crew {
             jobs: Jobs::new(bench.store.clone(), names, pipeline.schedules(), base.clock.clone()),
         };
         if let Err(error) = described {
-            crew.describe_later(base, bench, error)?;
+            crew.describe_later(base, bench, error, insists)?;
         }
         crew.start_deriving(base, bench, lease);
         let shadows = crew.start_models(base, bench);
@@ -94,11 +96,11 @@ impl Crew {
     }
 
     /// Ends the tasks, for others that go on where these end: what is under
-    /// way is finished, at most until `deadline`.
-    pub async fn leave(&mut self, deadline: Duration) -> Drained {
+    /// way is finished, at most until `deadline` or until `stop`.
+    pub async fn leave(&mut self, deadline: Duration, stop: &CancellationToken) -> Drained {
         self.closing.cancel();
         self.derive.leave.cancel();
-        self.end(deadline).await
+        self.end(deadline, stop).await
     }
 
     /// Ends the tasks once everything in the log is derived, at most until
@@ -106,27 +108,36 @@ impl Crew {
     pub async fn finish(&mut self, deadline: Duration) -> Drained {
         self.closing.cancel();
         self.derive.finish.cancel();
-        self.end(deadline).await
+        self.end(deadline, &CancellationToken::new()).await
     }
 
-    async fn end(&mut self, deadline: Duration) -> Drained {
+    async fn end(&mut self, deadline: Duration, stop: &CancellationToken) -> Drained {
         let abandon = self.derive.abandon.clone();
         let draining = std::mem::take(&mut self.tasks).drain(deadline + Duration::from_secs(2));
         tokio::pin!(draining);
         tokio::select! {
             drained = &mut draining => return drained,
-            () = tokio::time::sleep(deadline) => abandon.cancel(),
+            () = tokio::time::sleep(deadline) => {}
+            () = stop.cancelled() => {}
         }
+        abandon.cancel();
         draining.await
     }
 
     /// An object store that does not answer holds up no start; one that
-    /// refuses does, because somebody has to do something about it.
-    fn describe_later(&mut self, base: &Base, bench: &Workbench, error: anyhow::Error) -> Result<()> {
-        if !error.downcast_ref().is_some_and(ArtifactError::is_away) {
+    /// refuses does, because somebody has to do something about it, unless it
+    /// is the one that was there before.
+    fn describe_later(
+        &mut self,
+        base: &Base,
+        bench: &Workbench,
+        error: anyhow::Error,
+        insists: bool,
+    ) -> Result<()> {
+        if insists && !error.downcast_ref().is_some_and(ArtifactError::is_away) {
             return Err(error);
         }
-        tracing::warn!(%error, "the object store is away; what is to be kept there waits");
+        tracing::warn!(%error, "the object store takes nothing; what is to be kept there waits");
         base.progress.trouble("model description", error.to_string());
         let (bench, progress, stop) = (bench.clone(), base.progress.clone(), self.tasks.stop_token());
         let task = async move {
@@ -216,13 +227,21 @@ impl Crew {
         let outbox = archive.outbox.clone();
         if [EventKind::HealthDegraded, EventKind::HealthReady].into_iter().any(|kind| outbox.wants(kind)) {
             let told = (store.clone(), outbox.clone());
-            let telling = tell_health(base.progress.clone(), told, clock.clone(), stop.clone());
+            let telling = tell_health(
+                base.health_told.clone(),
+                base.progress.clone(),
+                told,
+                clock.clone(),
+                stop.clone(),
+            );
             self.tasks.spawn("health", telling);
         }
         if [EventKind::QuotaWarning, EventKind::QuotaSpent].into_iter().any(|kind| outbox.wants(kind)) {
             let told = (store.clone(), outbox);
-            for budget in bench.serving.members().iter().filter_map(|served| served.model.budget()) {
-                let telling = tell_quota(budget.clone(), told.clone(), clock.clone(), stop.clone());
+            for (member, of_member) in bench.serving.members().iter().zip(&base.quota_told) {
+                let Some(budget) = member.model.budget() else { continue };
+                let telling =
+                    tell_quota(of_member.clone(), budget.clone(), told.clone(), clock.clone(), stop.clone());
                 self.tasks.spawn("quota", telling);
             }
         }
@@ -264,7 +283,7 @@ impl Crew {
             pg_bin: base.options.pg_bin.clone(),
             cpu: Cpu::background()?,
             clock: base.clock.clone(),
-            failing: Failing::default(),
+            failing: base.failing.clone(),
         };
         self.tasks.spawn("jobs", worker.run(self.closing.clone()));
         Ok(())

@@ -23,6 +23,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -41,6 +42,7 @@ use crate::{
     reload::{Load, Reloads, Requests},
     source::{entrance::Entrance, sessions::Sessions},
     workbench::{self, Workbench, open_log_of},
+    worker::{Failing, Health, QuotaTold},
 };
 
 /// How a daemon ended.
@@ -135,6 +137,14 @@ struct Base {
     /// Cancelled when no more frames are taken.
     closing: CancellationToken,
     ingest: Ingest,
+    /// Held by whoever changes what is sealed.
+    sealing: Arc<Mutex<()>>,
+    /// What webhooks were told of the daemon's health.
+    health_told: Arc<Mutex<Health>>,
+    /// What they were told of the quotas of `[embed]` and `[migrate]`.
+    quota_told: [Arc<Mutex<QuotaTold>>; 2],
+    /// Schedules whose last job failed.
+    failing: Arc<Failing>,
 }
 
 impl Base {
@@ -178,7 +188,21 @@ impl Daemon {
             pipeline.log.max_frame_bytes,
             closing.clone(),
         );
-        let base = Base { log, progress, damage, options, clock, started, started_ms, closing, ingest };
+        let base = Base {
+            log,
+            progress,
+            damage,
+            options,
+            clock,
+            started,
+            started_ms,
+            closing,
+            ingest,
+            sealing: Arc::default(),
+            health_told: Arc::default(),
+            quota_told: Default::default(),
+            failing: Arc::default(),
+        };
         // Every address is bound before anything is served: a daemon that
         // cannot have them all does not half start.
         let bound = Bound::bind(&pipeline.http, None).await?;
@@ -187,7 +211,7 @@ impl Daemon {
         let Reloading { load, requests, reloads } = reloading;
         let opened = Opened { ingest: base.ingest.clone(), metrics, reloads };
         let (mut front, beside) = Front::open(bound, opened, &bench, &base)?;
-        let crew = Crew::start(&base, &bench, lease).await?;
+        let crew = Crew::start(&base, &bench, lease, true).await?;
         front.answer(&base, &bench, &crew.jobs);
         let mut upkeep = Supervisor::new(CancellationToken::new());
         upkeep.spawn("access", beside.run(upkeep.stop_token()));
@@ -252,6 +276,8 @@ impl Daemon {
     }
 
     async fn stop(mut self) -> Result<Ended> {
+        // Whoever asks for a reload now is told that it is too late.
+        drop(self.requests);
         let Base { log, progress, options, closing, ingest, .. } = self.base;
         let deadline = Instant::now() + self.bench.pipeline.shutdown.deadline.0;
         let left = || deadline.saturating_duration_since(Instant::now());

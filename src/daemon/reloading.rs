@@ -10,9 +10,9 @@
 //! new ones do not start, those before them are started again. The log, and
 //! sources without a difference, notice none of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio_util::sync::CancellationToken;
 
 use super::{Daemon, crew::Crew, front::Bound, note, sources::Ready};
@@ -24,11 +24,15 @@ use crate::{
     metrics,
     reload::{By, ReloadError, Reloaded, Request},
     source::{entrance::Entrance, sessions::Sessions},
+    store::StoreError,
     workbench::Workbench,
 };
 
 /// What jobs found, which holds until they find something else.
-const FINDINGS: [&str; 2] = ["artifacts", "audit"];
+const FINDINGS: [&str; 3] = ["artifacts", "audit", "scheduled jobs"];
+
+/// Time to the next attempt where the store is away.
+const AWAY: Duration = Duration::from_secs(1);
 
 /// What is new, opened; nothing of it is in use.
 struct Prepared {
@@ -98,7 +102,7 @@ impl Daemon {
         };
         let applied = match prepared {
             None => false,
-            Some(prepared) => match self.change_over(prepared, &difference).await? {
+            Some(prepared) => match self.change_over(prepared, &difference, stop).await? {
                 None => true,
                 Some(reason) => return Ok(Err(ReloadError::NotUp { reason })),
             },
@@ -125,6 +129,12 @@ impl Daemon {
             true => None,
             false => Some(self.front.access.authenticator.prepare(next.auth.as_ref())?),
         };
+        if let Some(way) = &way {
+            ensure!(
+                way.is_open().await,
+                "[auth.jwt] cannot be used: the identity provider does not say what its keys are (the log says why)"
+            );
+        }
         let wanted = |name: &str| difference.opened.iter().chain(&difference.changed).any(|new| new == name);
         let sources = self.sources.prepare(&next, wanted).await?;
         // Last: what it opens is seen in the store.
@@ -137,11 +147,17 @@ impl Daemon {
 
     /// Puts what is new in the place of what runs. Gives the reason if it did
     /// not come up and everything is as it was.
-    async fn change_over(&mut self, new: Prepared, difference: &Difference) -> Result<Option<String>> {
+    async fn change_over(
+        &mut self,
+        new: Prepared,
+        difference: &Difference,
+        stop: &CancellationToken,
+    ) -> Result<Option<String>> {
         let Prepared { bench, bound, way, sources } = new;
         if difference.is_behind_the_log()
-            && let Err(error) = self.change_crew(&bench).await?
+            && let Err(error) = self.change_crew(&bench, difference.has("artifacts"), stop).await?
         {
+            self.front.answer(&self.base, &self.bench, &self.crew.jobs);
             return Ok(Some(format!("{error:#}")));
         }
         let before = std::mem::replace(&mut self.bench, bench);
@@ -149,7 +165,13 @@ impl Daemon {
         if let Err(error) = before.settle().await {
             tracing::warn!(%error, "what embedding cost in the last moment may not be written down");
         }
-        if let Some(way) = way {
+        // Who asks nobody does so once the doors are closed that were for
+        // those who were asked.
+        let (sooner, later) = match self.bench.pipeline.auth.is_some() {
+            true => (way, None),
+            false => (None, way),
+        };
+        if let Some(way) = sooner {
             self.front.access.authenticator.take(way);
         }
         self.front.recount(&before.pipeline, &self.bench);
@@ -159,6 +181,9 @@ impl Daemon {
         }
         let Difference { closed, changed, .. } = difference;
         self.sources.close(&[closed.as_slice(), changed.as_slice()].concat()).await;
+        if let Some(way) = later {
+            self.front.access.authenticator.take(way);
+        }
         let settings = self.bench.pipeline.sessions.clone();
         if settings != before.pipeline.sessions {
             self.sessions = Sessions::new(settings);
@@ -175,17 +200,22 @@ impl Daemon {
     /// # Errors
     /// The inner one if they could not; the outer if those before cannot go on
     /// either.
-    async fn change_crew(&mut self, bench: &Workbench) -> Result<Result<()>> {
+    async fn change_crew(
+        &mut self,
+        bench: &Workbench,
+        insists: bool,
+        stop: &CancellationToken,
+    ) -> Result<Result<()>> {
         let deadline = self.bench.pipeline.shutdown.deadline.0;
         let mut unfinished = Vec::new();
-        note("worker", self.crew.leave(deadline).await, &mut unfinished);
+        note("worker", self.crew.leave(deadline, stop).await, &mut unfinished);
         if !unfinished.is_empty() {
             tracing::warn!(?unfinished, "tasks were broken off; those that follow do it again");
         }
         // Those that follow say themselves what is not well, but for what is
         // looked for once in a while only.
         self.base.progress.forget_trouble_but(&FINDINGS);
-        let failed = match self.crew_for(bench).await {
+        let failed = match self.crew_for(bench, insists).await {
             Ok(crew) => {
                 self.crew = crew;
                 return Ok(Ok(()));
@@ -193,17 +223,25 @@ impl Daemon {
             Err(error) => error,
         };
         tracing::error!(error = format!("{failed:#}"), "what the new pipeline file asks for did not start");
-        let again = self.crew_for(&self.bench).await;
+        let mut again = self.crew_for(&self.bench, false).await;
+        // A store that is away for a moment ends no daemon.
+        while let Err(error) = &again
+            && error.downcast_ref().is_some_and(StoreError::is_transient)
+            && stop.run_until_cancelled(tokio::time::sleep(AWAY)).await.is_some()
+        {
+            again = self.crew_for(&self.bench, false).await;
+        }
         self.crew = again.with_context(|| {
             format!("the new pipeline file did not come up ({failed:#}), and the one before it neither")
         })?;
         Ok(Err(failed))
     }
 
-    async fn crew_for(&self, bench: &Workbench) -> Result<Crew> {
+    async fn crew_for(&self, bench: &Workbench, insists: bool) -> Result<Crew> {
+        bench.take_space().await?;
         let (base, pipeline) = (&self.base, &bench.pipeline);
         let start = base.log.reader().start_offset();
         let lease = bench.store.acquire(&pipeline.name, &pipeline.stream, start, (base.clock)()).await?;
-        Crew::start(base, bench, lease).await
+        Crew::start(base, bench, lease, insists).await
     }
 }

@@ -1,12 +1,15 @@
 //! The sources: tasks that bring frames in, each with an end of its own.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Format, Pipeline, Source},
+    config::{self, Format, Pipeline, Source},
     dataflow::{Cpu, Drained, Outcome, Supervisor},
     source::{
         door::{Door, Place},
@@ -60,7 +63,7 @@ impl Sources {
             let cannot = || format!("source `{}` cannot listen", source.name());
             let door = match Place::of(source) {
                 Some(place) => {
-                    let open = self.door_at(&place);
+                    let open = self.door_at(&place, source.name());
                     let door = match open {
                         Some(door) => door,
                         None => place.bind().await.with_context(cannot)?,
@@ -69,6 +72,10 @@ impl Sources {
                 }
                 None => None,
             };
+            if let Source::File(settings) = source {
+                let files = files(settings.clone());
+                files.look().with_context(|| format!("source `{}` cannot read", source.name()))?;
+            }
             let forward = match source {
                 Source::Forward(settings) => Some(forward::Listener::open(settings).with_context(cannot)?),
                 _ => None,
@@ -78,9 +85,13 @@ impl Sources {
         Ok(ready)
     }
 
-    fn door_at(&self, place: &Place) -> Option<Door> {
-        let doors = self.open.values().filter_map(|open| open.door.as_ref());
-        doors.filter(|(at, _)| at == place).map(|(_, door)| door.clone()).next()
+    /// The door that is open at `place` already. One whose port the system
+    /// chose is nobody else's.
+    fn door_at(&self, place: &Place, name: &str) -> Option<Door> {
+        let is_at = |open: &&Open| open.door.as_ref().is_some_and(|(at, _)| at == place);
+        let own = self.open.get(name).filter(is_at);
+        let any = || self.open.values().find(is_at).filter(|_| !place.is_any_port());
+        own.or_else(any).and_then(|open| Some(open.door.as_ref()?.1.clone()))
     }
 
     /// Has frames brought in from now on.
@@ -101,13 +112,7 @@ impl Sources {
                 }
                 (Source::File(file), ..) => {
                     finite = !file.watch;
-                    let files = Files {
-                        source: file.name,
-                        path: file.path,
-                        content: content_of(file.format),
-                        watch: file.watch,
-                    };
-                    self.tasks.spawn(name.clone(), files.run(self.store.clone(), entrance.ingest));
+                    self.tasks.spawn(name.clone(), files(file).run(self.store.clone(), entrance.ingest));
                 }
                 (Source::Stdin(stdin), ..) => {
                     finite = true;
@@ -128,8 +133,9 @@ impl Sources {
         for (_, open) in &closed {
             open.stop.cancel();
         }
+        let until = Instant::now() + CLOSING;
         for (name, _) in closed {
-            match self.tasks.join(name, CLOSING).await {
+            match self.tasks.join(name, until.saturating_duration_since(Instant::now())).await {
                 Some(Outcome { result: Err(error), .. }) => {
                     tracing::warn!(error = format!("{error:#}"), source = name, "a source did not end well");
                 }
@@ -171,6 +177,11 @@ impl Sources {
         drop(self.open);
         self.tasks.drain(deadline).await
     }
+}
+
+fn files(settings: config::File) -> Files {
+    let config::File { name, path, format, watch } = settings;
+    Files { source: name, path, content: content_of(format), watch }
 }
 
 fn content_of(format: Format) -> Option<Content> {

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -131,9 +131,13 @@ pub struct Archive {
     pub cpu: Cpu,
     /// Who is told of it.
     pub outbox: Outbox,
-    /// Held by whoever changes what is sealed.
+    /// Held by whoever changes what is sealed, and by what computes for them:
+    /// that goes on when they are broken off.
     pub turn: Arc<Mutex<()>>,
 }
+
+/// A turn that is taken; over when all clones are dropped.
+pub(super) type Turn = Arc<OwnedMutexGuard<()>>;
 
 /// First wait after a failure; doubled up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -189,17 +193,22 @@ impl Archive {
         }
     }
 
+    /// Waits until nobody else changes what is sealed.
+    pub(super) async fn take_turn(&self) -> Turn {
+        Arc::new(self.turn.clone().lock_owned().await)
+    }
+
     /// Archives whatever is closed now, and enters sealed segments that the
     /// catalog lacks. Returns how many segments it worked on.
     pub async fn archive_closed(&self) -> Result<usize, ArchiveError> {
-        let _turn = self.turn.lock().await;
+        let turn = self.take_turn().await;
         // One that cannot be entered or sealed now holds up no other.
         let (mut done, mut failed) = match self.enter_sealed().await {
             Ok(entered) => (entered, None),
             Err(error) => (0, Some(error)),
         };
         for raw in self.log.closed() {
-            let entered = match self.seal(raw).await {
+            let entered = match self.seal(raw, &turn).await {
                 // Kept and entered when the object store is back.
                 Ok(Some(_)) if failed.as_ref().is_some_and(ArchiveError::is_away) => Ok(()),
                 Ok(Some((info, path, digest))) => self.enter(&info, &path, &digest).await,
@@ -249,7 +258,11 @@ impl Archive {
     /// Seals what can be proven of `raw`, and gives the sealed segment, its
     /// file and its digest. One that is damaged is set aside and reported, also
     /// if nothing of it can be proven: trying again would find the same.
-    async fn seal(&self, raw: Arc<RawFile>) -> Result<Option<(SegmentInfo, PathBuf, String)>, ArchiveError> {
+    async fn seal(
+        &self,
+        raw: Arc<RawFile>,
+        turn: &Turn,
+    ) -> Result<Option<(SegmentInfo, PathBuf, String)>, ArchiveError> {
         let base = raw.base_offset();
         let started = std::time::Instant::now();
         let header = SegmentHeader {
@@ -260,7 +273,9 @@ impl Archive {
         let next = self.log.segments().range(base + 1..).next().map_or(base, |(next, _)| *next);
         let next = raw.end_of_its_own(next);
         let (settings, folder, from) = (self.settings.clone(), self.folder.clone(), raw.clone());
+        let turn = turn.clone();
         let seal = move || -> Result<_, LoadError> {
+            let _turn = turn;
             let dictionary = match settings.dictionary {
                 DictionaryUse::Off => None,
                 DictionaryUse::Adopted => Library::of_segments(&folder).adopted()?,

@@ -227,8 +227,8 @@ impl Eraser {
         }
         {
             // Nothing else is sealed, or trained, meanwhile.
-            let _turn = self.archive.turn.lock().await;
-            work.rewrite_segments().await?;
+            let turn = self.archive.take_turn().await;
+            work.rewrite_segments(&turn).await?;
         }
         work.rewrite_packs().await?;
         work.remove_dead_letters().await?;

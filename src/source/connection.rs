@@ -148,7 +148,7 @@ impl Receiver<'_> {
             let arrived = tokio::select! {
                 biased;
                 () = self.ingest.closing().cancelled() => {
-                    let _ = self.queue.send(Outgoing::Reply(closing(), false)).await;
+                    let _ = self.queue.send(Outgoing::Reply(closing("the source is closing"), false)).await;
                     break;
                 }
                 () = self.queue.closed() => break,
@@ -250,7 +250,14 @@ impl Receiver<'_> {
     async fn look_again(&mut self, unit: &Unit) -> bool {
         let (Unit::Run { at, .. } | Unit::Oversized { at, .. } | Unit::Truncated { at, .. }) = unit;
         match self.guard.look_again().await {
-            Ok(()) => true,
+            Ok(true) => true,
+            Ok(false) => {
+                let _ = self
+                    .queue
+                    .send(Outgoing::Reply(closing("whose frames these are has changed"), true))
+                    .await;
+                false
+            }
             Err(refused) => {
                 self.turn_away(*at, &refused).await;
                 false
@@ -285,8 +292,9 @@ impl Receiver<'_> {
     }
 }
 
-fn closing() -> Reply {
-    let reason = "the daemon is shutting down; send what was not acknowledged again".to_owned();
+/// Tells a client to connect again, and why.
+fn closing(why: &str) -> Reply {
+    let reason = format!("{why}; connect again and send what was not acknowledged");
     Reply::Closing { reason, retry_after_ms: 1_000 }
 }
 

@@ -50,6 +50,11 @@ impl Place {
         }
     }
 
+    /// Whether the system is to choose the port.
+    pub fn is_any_port(&self) -> bool {
+        matches!(self, Self::Tcp(address) if address.port() == 0)
+    }
+
     /// Binds it.
     pub async fn bind(&self) -> io::Result<Door> {
         match self {
@@ -72,7 +77,7 @@ impl Door {
             if tokio::net::UnixStream::connect(path).await.is_ok() {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
-                    format!("another process listens on {}", path.display()),
+                    format!("somebody listens on {} already", path.display()),
                 ));
             }
             std::fs::remove_file(path)?;

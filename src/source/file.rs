@@ -294,6 +294,22 @@ pub struct Files {
 }
 
 impl Files {
+    /// Whether there is something to read, and it is known what it holds.
+    ///
+    /// # Errors
+    /// If the path is not there, or its name does not say what it holds.
+    pub fn look(&self) -> io::Result<()> {
+        let files = files_at(&self.path);
+        let files = files.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", self.path.display())))?;
+        files.iter().try_for_each(|path| self.content_of(path).map(drop))
+    }
+
+    fn content_of(&self, path: &Path) -> io::Result<Content> {
+        self.content.or_else(|| Content::of(path)).ok_or_else(|| {
+            io::Error::other("its name does not say what it holds; set `format` to \"jsonl\" or \"frames\"")
+        })
+    }
+
     /// Reads every file that is new or has changed, and watches for more if
     /// asked to. Ends when all is read, or when the pipeline closes.
     pub async fn run(self, store: Store, ingest: Ingest) -> io::Result<()> {
@@ -330,9 +346,7 @@ impl Files {
         store: &Store,
         ingest: &Ingest,
     ) -> io::Result<()> {
-        let content = self.content.or_else(|| Content::of(path)).ok_or_else(|| {
-            io::Error::other("its name does not say what it holds; set `format` to \"jsonl\" or \"frames\"")
-        })?;
+        let content = self.content_of(path)?;
         let meta = fs::metadata(path)?;
         let mtime_ns = meta
             .modified()?

@@ -1,5 +1,7 @@
 //! Who sends on a connection, as long as it is open.
 
+use std::sync::Arc;
+
 use crate::{
     access::{Access, NotAdmitted, Visit},
     identity::{Credential, Principal, Right},
@@ -22,6 +24,8 @@ pub(super) struct Guard {
     known_ms: i64,
     /// From when on what was shown is no longer good.
     expires_ms: Option<i64>,
+    /// The only tenant they speak for.
+    tenant: Option<Arc<str>>,
 }
 
 impl Guard {
@@ -29,7 +33,15 @@ impl Guard {
     pub fn new(access: Access, peer: Option<String>) -> Self {
         let visit = Visit { act: "frames.send", peer, request_id: None };
         let now_ms = access.now_ms();
-        Self { access, visit, credential: None, looked_ms: now_ms, known_ms: now_ms, expires_ms: None }
+        Self {
+            access,
+            visit,
+            credential: None,
+            looked_ms: now_ms,
+            known_ms: now_ms,
+            expires_ms: None,
+            tenant: None,
+        }
     }
 
     /// Whether senders have to say who they are.
@@ -40,24 +52,27 @@ impl Guard {
     /// Who shows `credential`, if they may send.
     pub async fn enter(&mut self, credential: Option<Credential>) -> Result<Principal, NotAdmitted> {
         self.credential = credential;
-        self.look().await
+        let principal = self.look().await?;
+        self.tenant = principal.tenant.clone();
+        Ok(principal)
     }
 
-    /// Fails if they may no longer. What cannot be looked up holds on, for
-    /// [`STALE_MS`] and not beyond the end of what was shown.
-    pub async fn look_again(&mut self) -> Result<(), NotAdmitted> {
+    /// Fails if they may no longer; false if they may, for another tenant than
+    /// before. What cannot be looked up holds on, for [`STALE_MS`] and not beyond
+    /// the end of what was shown.
+    pub async fn look_again(&mut self) -> Result<bool, NotAdmitted> {
         let now_ms = self.access.now_ms();
         let is_over = self.expires_ms.is_some_and(|expires_ms| now_ms >= expires_ms);
         if !self.asks() || !is_over && is_within(self.looked_ms, HOLDS_MS, now_ms) {
-            return Ok(());
+            return Ok(true);
         }
         match self.look().await {
             Err(refused)
                 if refused.is_transient() && !is_over && is_within(self.known_ms, STALE_MS, now_ms) =>
             {
-                Ok(())
+                Ok(true)
             }
-            looked => looked.map(drop),
+            looked => looked.map(|principal| principal.tenant == self.tenant),
         }
     }
 
@@ -123,7 +138,7 @@ mod tests {
             }
             let mut code_at = async |ms| {
                 now.store(BEGIN_MS + ms, Ordering::Relaxed);
-                guard.look_again().await.map_err(|refused| refused.code())
+                guard.look_again().await.map(|same| assert!(same)).map_err(|refused| refused.code())
             };
             for ms in (0..400_000).step_by(9_999) {
                 assert_eq!(code_at(ms).await, Ok(()), "{away} {ms}");
@@ -142,7 +157,7 @@ mod tests {
         for ms in (0..1_000_000).step_by(10_000) {
             now.store(BEGIN_MS + ms, Ordering::Relaxed);
             match guard.look_again().await {
-                Ok(()) => went_on_ms = ms,
+                Ok(_) => went_on_ms = ms,
                 Err(refused) => {
                     assert_eq!(refused.code(), "key_store_away");
                     break;

@@ -104,7 +104,7 @@ impl Sessions {
             Refused::Waited => {
                 (format!("all {max_active} sessions are taken and none ended within {max_wait}"), RETRY)
             }
-            Refused::Closing => ("the daemon is shutting down".to_owned(), RETRY),
+            Refused::Closing => ("the source is closing; connect again".to_owned(), RETRY),
         };
         Reply::Closing { reason, retry_after_ms: u64::try_from(retry.as_millis()).unwrap_or(u64::MAX) }
     }

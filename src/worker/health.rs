@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,7 +20,7 @@ const PASSING_MS: i64 = 30_000;
 
 /// What is known of the daemon's health, and what was told of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Health {
+pub struct Health {
     /// Since when something is not right.
     bad_since_ms: Option<i64>,
     is_told: bool,
@@ -39,25 +40,26 @@ impl Health {
     }
 }
 
-/// Watches until `stop`. What the store does not take is told when it does,
-/// unless it is not so any more.
+/// Watches until `stop`, from where `health` was left. What the store does not
+/// take is told when it does, unless it is not so any more.
 pub async fn tell_health(
+    health: Arc<Mutex<Health>>,
     progress: Arc<Progress>,
     (store, outbox): (Store, Outbox),
     clock: Clock,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut health = Health::default();
+    let mut health = health.lock().await;
     while stop.run_until_cancelled(tokio::time::sleep(LOOKING)).await.is_some() {
         let (trouble, now_ms) = (progress.snapshot().trouble, clock());
         let (kind, next) = health.seen(!trouble.is_empty(), now_ms);
         let Some(kind) = kind else {
-            health = next;
+            *health = next;
             continue;
         };
         let event = Event { kind, at_ms: now_ms, tenant: None, data: json!({"trouble": trouble}) };
         match store.add_deliveries(&outbox.deliveries(&event)).await {
-            Ok(()) => health = next,
+            Ok(()) => *health = next,
             Err(error) => tracing::warn!(%error, event = kind.as_str(), "webhooks are told later"),
         }
     }

@@ -44,8 +44,8 @@ use crate::{
     workbench::Workbench,
 };
 pub use deliver::Deliverer;
-pub use health::tell_health;
-pub use quota::tell_quota;
+pub use health::{Health, tell_health};
+pub use quota::{QuotaTold, tell_quota};
 pub use scheduler::keep_schedules;
 
 /// How often it is looked for a job to begin.
@@ -78,7 +78,7 @@ pub struct Worker {
     /// What time it is.
     pub clock: Clock,
     /// Schedules whose last job failed, and why.
-    pub failing: Failing,
+    pub failing: Arc<Failing>,
 }
 
 /// What is shown of schedules that fail, by their names.

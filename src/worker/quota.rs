@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::json;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,9 +28,9 @@ fn reached(state: &QuotaState) -> Option<EventKind> {
 
 /// What was told of each limit, and until when that holds.
 #[derive(Debug, Default)]
-struct Told(BTreeMap<&'static str, (i64, EventKind)>);
+pub struct QuotaTold(BTreeMap<&'static str, (i64, EventKind)>);
 
-impl Told {
+impl QuotaTold {
     /// What is to be told of a limit that was not told today.
     fn due(&self, limit: &'static str, state: &QuotaState) -> Option<EventKind> {
         let told = self.0.get(limit).filter(|(reset_at, _)| *reset_at == state.reset_at);
@@ -37,15 +38,16 @@ impl Told {
     }
 }
 
-/// Watches `budget` until `stop`. What the store does not take is told when it
-/// does.
+/// Watches `budget` until `stop`; what was `told` already is not told again.
+/// What the store does not take is told when it does.
 pub async fn tell_quota(
+    told: Arc<Mutex<QuotaTold>>,
     budget: Arc<Budget>,
     (store, outbox): (Store, Outbox),
     clock: Clock,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut told = Told::default();
+    let mut told = told.lock().await;
     while stop.run_until_cancelled(tokio::time::sleep(LOOKING)).await.is_some() {
         for (limit, state) in budget.states() {
             let Some(kind) = told.due(limit.name(), &state) else { continue };
@@ -78,7 +80,7 @@ mod tests {
             exceeded,
             reset_at,
         };
-        let mut told = Told::default();
+        let mut told = QuotaTold::default();
         let mut kinds = Vec::new();
         for (spent, exceeded, day) in
             [(79, false, 1), (80, false, 1), (90, false, 1), (99, true, 1), (99, false, 1), (85, false, 2)]

@@ -173,7 +173,11 @@ async fn while_a_provider_s_quota_is_spent_records_are_found_by_keyword_and_get_
     };
     let (_, chunks, tokens) = estimate(json!({"work": "replay"})).await;
     assert_eq!(chunks, 60);
-    assert_eq!(estimate(json!({"work": "replay", "from": 45})).await, (15, 15, tokens.div_ceil(4)), "a part of it");
+    assert_eq!(
+        estimate(json!({"work": "replay", "from": 45})).await,
+        (15, 15, tokens.div_ceil(4)),
+        "a part of it"
+    );
     assert_eq!(estimate(json!({"work": "replay", "from": 60})).await, (0, 0, 0));
     let health = get(&daemon, "/health/ready").await;
     assert_eq!(health["status"], "degraded", "{health}");

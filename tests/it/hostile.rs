@@ -11,8 +11,8 @@ use std::{
 };
 
 use axum::{Router, routing::get};
-use thalweg::http_server::{Routes, Server};
 use serde_json::{Value, json};
+use thalweg::http_server::{Routes, Server};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{

@@ -19,7 +19,7 @@ use crate::{
     daemon::{Daemon, HTTP, Site, TCP, eventually},
     identity::{KEYS, key},
     objects::s3,
-    producer::{Producer, text_frame},
+    producer::{Producer, frame, text_frame},
 };
 
 const OTHER: &str = "[[source]]\ntype = \"tcp\"\nname = \"other\"\nlisten = \"127.0.0.1:0\"\n";
@@ -82,6 +82,7 @@ async fn under_load_no_frame_is_lost_and_no_connection_of_an_untouched_source_en
         site.configure(&sections);
         let done = reload(&daemon).await;
         assert_eq!(done["applied"], true, "{done}");
+        assert_ne!(done["addresses"]["other"], json!(daemon.tcp()), "two sources at one address");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     stop.store(true, Ordering::Relaxed);
@@ -148,6 +149,10 @@ async fn a_file_that_is_wrong_or_asks_for_too_much_changes_nothing() {
         (code.as_str(), detail.contains("`log` can change only at a restart")),
         ("needs_restart", true)
     );
+    site.configure(&format!("{fine}[[source]]\ntype = \"file\"\npath = \"/nowhere/at/all\"\n"));
+    let (code, detail) = refused(&daemon).await;
+    assert_eq!(code, "not_up");
+    assert!(detail.contains("source `file` cannot read: /nowhere/at/all"), "{detail}");
     let address = held.local_addr().unwrap();
     let busy = format!("[[source]]\ntype = \"tcp\"\nname = \"busy\"\nlisten = \"{address}\"\n");
     site.configure(&format!("{fine}{busy}"));
@@ -164,7 +169,7 @@ async fn a_file_that_is_wrong_or_asks_for_too_much_changes_nothing() {
     assert!(schedules(&daemon).await.contains(&"new".to_owned()));
     assert_eq!(reload(&daemon).await["applied"], false, "nothing is different now");
     let (_, metrics) = daemon.get("/metrics").await;
-    for (outcome, times) in [("done", 2), ("invalid_pipeline", 1), ("needs_restart", 1), ("not_up", 1)] {
+    for (outcome, times) in [("done", 2), ("invalid_pipeline", 1), ("needs_restart", 1), ("not_up", 2)] {
         let line = format!("reloads_total{{outcome=\"{outcome}\"}} {times}");
         assert!(metrics.contains(&line), "{line}: {metrics}");
     }
@@ -179,19 +184,28 @@ async fn what_does_not_start_is_rolled_back() {
     let site = Site::new(&format!("{TCP}{HTTP}"));
     let daemon = site.start();
     let mut producer = Producer::tcp(daemon.tcp()).await;
-    producer.put(&json!({"text": "before"})).await;
+    let service = Service::start().await;
     let wrong = site.path("credentials");
     fs::write(&wrong, "[default]\naws_access_key_id = nobody\naws_secret_access_key = nothing\n").unwrap();
     let section = s3.section(&s3.endpoint);
     let file = section.lines().find(|line| line.starts_with("credentials_file")).unwrap();
     let section = section.replace(file, &format!("credentials_file = {wrong:?}"));
+    // Nothing is embedded yet, so that the new model's space would take the
+    // place of the old one's.
     site.configure(&format!("{TCP}{HTTP}{}{section}", schedule("new")));
+    let text = fs::read_to_string(site.pipeline()).unwrap();
+    let other =
+        text.replace("[embed]\nprovider = \"hashing\"\n", &format!("[embed]\n{}", service.endpoint("embed")));
+    assert_ne!(text, other);
+    fs::write(site.pipeline(), other).unwrap();
     let (code, detail) = refused(&daemon).await;
     assert_eq!(code, "not_up", "{detail}");
     assert!(detail.contains("nothing was changed"), "{detail}");
-    assert_eq!(producer.put(&json!({"text": "after"})).await, 1);
-    let status = daemon.derived(2).await;
-    assert_eq!((&status["derived"]["indexed"], &status["derived"]["trouble"]), (&json!(2), &json!({})));
+    assert_eq!(producer.put(&json!({"text": "after"})).await, 0);
+    let status = daemon.derived(1).await;
+    assert_eq!((&status["derived"]["indexed"], &status["derived"]["trouble"]), (&json!(1), &json!({})));
+    assert!(status["space"].as_str().unwrap().contains("hashing"), "{status}");
+    assert_eq!(service.paid().len(), 0, "the new model was asked for records");
     assert!(!schedules(&daemon).await.contains(&"new".to_owned()));
     daemon.stop_drained();
 }
@@ -224,5 +238,69 @@ async fn keys_that_are_asked_for_from_now_on_end_what_came_in_without_one() {
     let asked = client.post(&url).bearer_auth(&admin).json(&json!({})).send().await.unwrap();
     assert_eq!(asked.status(), 200);
     assert_eq!(daemon.get("/api/v1/status").await.0, 200);
+    daemon.stop_drained();
+}
+
+#[tokio::test]
+async fn an_object_store_that_takes_nothing_holds_up_no_other_change() {
+    let base = format!("{TCP}{HTTP}");
+    let site = Site::new(&base);
+    let daemon = site.start();
+    let mut producer = Producer::tcp(daemon.tcp()).await;
+    fs::rename(site.artifacts(), site.path("elsewhere")).unwrap();
+    fs::write(site.artifacts(), "no folder").unwrap();
+    site.configure(&format!("{base}{}", schedule("new")));
+    assert_eq!(reload(&daemon).await["applied"], true);
+    producer.put(&json!({"text": "goes on"})).await;
+    daemon.derived(1).await;
+    assert!(schedules(&daemon).await.contains(&"new".to_owned()));
+    fs::remove_file(site.artifacts()).unwrap();
+    fs::rename(site.path("elsewhere"), site.artifacts()).unwrap();
+    daemon.stop_drained();
+}
+
+#[tokio::test]
+async fn the_http_server_moves_and_comes_back() {
+    let base = format!("{TCP}{HTTP}");
+    let site = Site::new(&base);
+    let mut daemon = site.start();
+    let text = fs::read_to_string(site.pipeline()).unwrap();
+    let first = daemon.http.strip_prefix("http://").unwrap().to_owned();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let second = held.local_addr().unwrap().to_string();
+    drop(held);
+    for (from, to) in [(&first, &second), (&second, &first)] {
+        // One that has not said what it wants holds up nothing.
+        let _silent = TcpStream::connect(from).await.unwrap();
+        let moved = text.replace("[http]\nlisten = \"127.0.0.1:0\"", &format!("[http]\nlisten = {to:?}"));
+        assert_ne!(moved, text);
+        fs::write(site.pipeline(), moved).unwrap();
+        let done = reload(&daemon).await;
+        assert_eq!((&done["applied"], &done["changed"]), (&json!(true), &json!(["http.listen"])));
+        daemon.http = format!("http://{to}");
+        assert_eq!(daemon.get("/health/ready").await.0, 200);
+        eventually("the old address is closed", async || TcpStream::connect(from).await.is_err()).await;
+    }
+    daemon.stop_drained();
+}
+
+#[tokio::test]
+async fn whose_frames_they_are_does_not_change_while_a_connection_is_open() {
+    let base = format!("{TCP}{HTTP}");
+    let site = Site::new(&base);
+    let (_, acme) = key(&site, &["--role", "ingester", "--tenant", "acme"]);
+    let daemon = site.start();
+    let mut producer = Producer::tcp(daemon.tcp()).await;
+    let hello = json!({"thalweg": 1, "key": acme});
+    producer.send(&frame(&hello)).await;
+    assert_eq!(producer.replies.expect().await.kind, "welcome");
+    producer.put(&json!({"text": "anybody's, as nobody is asked", "tenant": "other"})).await;
+    site.configure(&format!("{base}{KEYS}"));
+    daemon.signal(libc::SIGHUP);
+    eventually("nobody gets in without a key", async || daemon.get("/api/v1/status").await.0 == 401).await;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    producer.send(&frame(&json!({"text": "not anybody's any more", "tenant": "other"}))).await;
+    let told = producer.replies.rest().await;
+    assert_eq!(told.iter().map(|reply| reply.kind.as_str()).collect::<Vec<_>>(), ["closing"]);
     daemon.stop_drained();
 }

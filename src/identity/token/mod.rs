@@ -20,6 +20,8 @@ mod seen;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use super::{Jwt, Principal, Unauthenticated};
 use crate::http_client::ClientError;
 
@@ -30,7 +32,7 @@ use self::{claims::Claims, jws::Jws, provider::Provider, seen::Seen};
 /// Takes the tokens of one provider.
 pub struct Tokens {
     settings: Jwt,
-    provider: Provider,
+    provider: Arc<Provider>,
     seen: Seen,
 }
 
@@ -38,7 +40,26 @@ impl Tokens {
     /// Asks the provider for nothing yet. Reads this machine's certificate
     /// authorities and blocks meanwhile.
     pub fn new(settings: &Jwt) -> Result<Self, ClientError> {
-        Ok(Self { provider: Provider::new(settings)?, settings: settings.clone(), seen: Seen::default() })
+        let provider = Arc::new(Provider::new(settings)?);
+        Ok(Self { provider, settings: settings.clone(), seen: Seen::default() })
+    }
+
+    /// As [`Self::new`], with what is known already of the same provider.
+    pub fn after(&self, settings: &Jwt) -> Result<Self, ClientError> {
+        match self.provider.is_that_of(settings) {
+            true => {
+                let provider = self.provider.clone();
+                Ok(Self { provider, settings: settings.clone(), seen: Seen::default() })
+            }
+            false => Self::new(settings),
+        }
+    }
+
+    /// Whether the provider's keys are known; it is asked for them if they are
+    /// not.
+    pub async fn has_keys(&self, now_ms: i64) -> bool {
+        self.provider.refresh(now_ms).await;
+        self.provider.has_keys()
     }
 
     /// Whose `token` is. Asks the provider if it names a key that is not

@@ -126,6 +126,16 @@ impl Provider {
         })
     }
 
+    /// Whether it is the one that `settings` name.
+    pub fn is_that_of(&self, settings: &Jwt) -> bool {
+        self.issuer == settings.issuer && self.jwks_url == settings.jwks_url
+    }
+
+    /// Whether it has ever said what its keys are.
+    pub fn has_keys(&self) -> bool {
+        self.held().fetched_ms.is_some()
+    }
+
     /// The keys, among which is one that a token may be signed with that names
     /// `key_id`.
     pub async fn keys_for(&self, key_id: Option<&str>, now_ms: i64) -> Result<Arc<KeySet>, Unauthenticated> {

@@ -15,7 +15,10 @@ use crate::{
     dictionary::{Identity, Library},
     frame::{FrameBatch, put_frame},
     log::Segment,
-    pipeline::{archive::time_of, catalog},
+    pipeline::{
+        archive::{Turn, time_of},
+        catalog,
+    },
     segment::{self, DictionaryUse, Reader, SegmentHeader},
     store::ArtifactRow,
 };
@@ -59,7 +62,7 @@ impl Emptied {
 impl Work<'_> {
     /// Writes every segment anew that holds the subject's frames, and whatever
     /// was made of such segments.
-    pub(super) async fn rewrite_segments(&mut self) -> Result<(), EraseError> {
+    pub(super) async fn rewrite_segments(&mut self, turn: &Turn) -> Result<(), EraseError> {
         let emptied = Emptied { matcher: self.matcher.clone(), until: self.until };
         let nothing = Emptied { until: 0, ..emptied.clone() };
         let mut affected: BTreeMap<u64, u64> = BTreeMap::new();
@@ -83,13 +86,13 @@ impl Work<'_> {
             let Segment::Sealed(reader) = segment else { continue };
             let needs_one = reader.info().dictionary.is_some_and(|used| retired.contains(&used.digest));
             if needs_one || self.is_unknown(&reader).await? {
-                self.renew(&reader, &nothing, 0).await?;
+                self.renew(&reader, (&nothing, 0), turn).await?;
             }
         }
         self.remove_dictionaries(&retired).await?;
         for (base, frames) in affected {
             if let Some(Segment::Sealed(reader)) = self.eraser.archive.log.segments().get(&base) {
-                self.renew(reader, &emptied, frames).await?;
+                self.renew(reader, (&emptied, frames), turn).await?;
             }
         }
         self.doom_superseded().await
@@ -119,8 +122,8 @@ impl Work<'_> {
     async fn renew(
         &mut self,
         reader: &Arc<Reader>,
-        emptied: &Emptied,
-        frames: u64,
+        (emptied, frames): (&Emptied, u64),
+        turn: &Turn,
     ) -> Result<(), EraseError> {
         self.eraser.go_on()?;
         let archive = &self.eraser.archive;
@@ -137,7 +140,9 @@ impl Work<'_> {
         };
         let (from, emptied, settings, to) =
             (reader.clone(), emptied.clone(), archive.settings.clone(), path.clone());
+        let turn = turn.clone();
         let seal = move || {
+            let _turn = turn;
             let batches = from.batches_from(0).map(|batch| batch.map(|batch| emptied.apply(batch)));
             segment::seal_with(batches, header, &settings, dictionary.as_deref(), time_of, &to)
         };

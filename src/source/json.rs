@@ -138,7 +138,7 @@ impl LineParser {
 }
 
 /// Frames of a JSON document: one object, or an array of objects. The values
-/// of an array that are no objects, and so no records, are frames too; after
+/// of an array that are no records, for want of a text, are frames too; after
 /// `most` of them the rest is not looked at.
 ///
 /// # Errors
@@ -148,7 +148,7 @@ pub fn document(json: &[u8], most: u32) -> Result<(Bytes, u32), String> {
     let mut put = |value: &Value| {
         put_value(&mut out, value);
         count = count.saturating_add(1);
-        faults += u32::from(!value.is_object());
+        faults += u32::from(value.get("text").is_none());
         faults <= most
     };
     let read = match json.trim_ascii_start().first() {

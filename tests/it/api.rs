@@ -121,6 +121,21 @@ async fn every_error_is_a_problem_with_a_code_and_the_requests_id() {
 }
 
 #[tokio::test]
+async fn a_problem_that_was_kept_is_whole_and_has_the_id_of_the_request_it_answers() {
+    let daemon = daemon();
+    for (id, replayed) in [("it-1", false), ("it-2", true)] {
+        let request = client().post(daemon.url("/api/v1/ingest")).header("x-request-id", id);
+        let request = request.header("content-type", "application/json").header("idempotency-key", "one");
+        let answer = request.body("{").send().await.unwrap();
+        assert_eq!(answer.status(), 400);
+        assert_eq!(answer.headers().contains_key("idempotent-replayed"), replayed);
+        let problem: Value = answer.json().await.unwrap();
+        assert_eq!((&problem["code"], &problem["request_id"]), (&json!("not_json"), &json!(id)));
+        assert_eq!(problem["type"], "urn:thalweg:problem:not_json");
+    }
+}
+
+#[tokio::test]
 async fn a_list_comes_in_pages_and_a_dead_letter_can_be_mended_and_sent_again() {
     let daemon = daemon();
     for n in 0..5 {

@@ -1,6 +1,9 @@
 //! Clients that mean no good: none gets in, and none costs more than its
 //! limit. What they send of it is in `api`, `identity` and `sessions` too.
 
+mod strings;
+mod tokens;
+
 use std::{
     path::{Path, PathBuf},
     sync::{

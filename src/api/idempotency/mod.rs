@@ -369,6 +369,8 @@ mod tests {
         let long = Answer { status: 200, problem: false, body: vec![b' '; LONGEST_ANSWER + 1].into() };
         let kept = long.kept();
         assert!(kept.status == 409 && kept.problem && kept.body.len() < 400);
+        let told: serde_json::Value = serde_json::from_slice(&kept.body).unwrap();
+        assert_eq!(told["type"], "urn:thalweg:problem:answer_not_kept");
         let short = Answer { status: 200, problem: false, body: Bytes::from_static(b"{}") };
         assert_eq!(short.clone().kept(), short);
     }

@@ -322,7 +322,7 @@ async fn a_key_that_comes_where_none_belongs_is_kept_nowhere() {
             let answer = request.header("content-type", kind).body(body).send().await.unwrap();
             assert_eq!(answer.status(), 422, "{kind}");
         }
-        let secret = key.rsplit('_').next().unwrap()[..40].as_bytes();
+        let secret = &key.rsplit('_').next().unwrap().as_bytes()[..40];
         assert_eq!(files_with(&site.path(""), secret), Vec::<PathBuf>::new());
         let letters = site.store().await.dead_letters(None, 0, 100).await.unwrap();
         assert!(letters.len() >= 5, "what was refused is told of all the same: {letters:?}");

@@ -135,7 +135,7 @@ async fn a_hole_or_a_hello_that_cannot_be_meant_ends_the_connection() {
     let looks_alike = frame(&json!({"thalweg": 1, "producer": "p", "id": "r0", "text": "a record"}));
     plain.send(&[looks_alike, hello("p", None, None)].concat()).await;
     let replies = plain.finish().await;
-    assert_eq!((replies[0].kind.as_str(), replies[1].code.as_str()), ("ack", "missing_text"), "{replies:?}");
+    assert_eq!((replies[0].kind.as_str(), replies[1].code.as_str()), ("ack", "bad_hello"), "{replies:?}");
     daemon.stop_drained();
     assert_exactly_once(&site, 1);
 }

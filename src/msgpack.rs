@@ -97,12 +97,18 @@ pub enum Malformed {
 pub struct Cursor<'a> {
     payload: &'a [u8],
     at: usize,
+    tokens: usize,
 }
 
 impl<'a> Cursor<'a> {
     /// At the start of `payload`.
     pub fn new(payload: &'a [u8]) -> Self {
-        Self { payload, at: 0 }
+        Self { payload, at: 0, tokens: 0 }
+    }
+
+    /// Tokens read so far, those that were walked over included.
+    pub fn tokens(&self) -> usize {
+        self.tokens
     }
 
     /// Bytes read so far.
@@ -161,6 +167,7 @@ impl<'a> Cursor<'a> {
     /// follow.
     pub fn token(&mut self) -> Result<Token<'a>, Malformed> {
         let at = self.at;
+        self.tokens += 1;
         let [marker] = self.be::<1>()?;
         Ok(match Marker::from_u8(marker) {
             Marker::FixPos(n) => Token::Uint(n.into()),

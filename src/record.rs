@@ -119,6 +119,10 @@ impl Default for Defaults {
 /// Longest tenant, session, source or id, in bytes: they are looked up by
 /// indexes, whose entries are bounded.
 pub const MAX_NAME_BYTES: usize = 1_024;
+/// Values and names in the attributes of a record at most, those within others
+/// counted: each may have one byte only in a frame, and has some 50 in memory
+/// where attributes are read.
+pub const MAX_VALUES: usize = 200_000;
 
 /// Why a payload is not a record. Positions are bytes from the start of the
 /// payload.
@@ -174,6 +178,12 @@ pub enum Fault {
         /// Its length.
         bytes: usize,
     },
+    /// More than is kept of one record.
+    #[error("the record's attributes have {values} values and names in them; at most {MAX_VALUES} are taken")]
+    TooManyValues {
+        /// How many.
+        values: usize,
+    },
     /// No text, or an empty one.
     #[error("the record has no `text`; it is the field that is searched")]
     MissingText,
@@ -222,6 +232,7 @@ impl Fault {
             Self::BadKey { .. } => "bad_key",
             Self::WrongType { .. } => "wrong_type",
             Self::TooLong { .. } => "too_long",
+            Self::TooManyValues { .. } => "too_many_values",
             Self::MissingText => "missing_text",
             Self::UnknownTier { .. } => "unknown_tier",
             Self::BadTimestamp { .. } => "bad_timestamp",
@@ -332,7 +343,7 @@ impl<'a> RecordRef<'a> {
             text: "",
             payload,
         };
-        let mut seen = 0u8;
+        let (mut seen, mut values) = (0u8, 0);
         for _ in 0..pairs {
             let key_at = cursor.position();
             let key = match cursor.token()? {
@@ -341,7 +352,9 @@ impl<'a> RecordRef<'a> {
             };
             let at = cursor.position();
             let Some(field) = Field::of(key) else {
+                let before = cursor.tokens();
                 cursor.skip(1)?;
+                values += 1 + cursor.tokens() - before;
                 continue;
             };
             let bit = 1 << field as u8;
@@ -353,6 +366,9 @@ impl<'a> RecordRef<'a> {
         }
         if cursor.remaining() > 0 {
             return Err(Fault::TrailingBytes { at: cursor.position(), extra: cursor.remaining() });
+        }
+        if values > MAX_VALUES {
+            return Err(Fault::TooManyValues { values });
         }
         if record.text.is_empty() {
             return Err(Fault::MissingText);
@@ -561,6 +577,17 @@ mod tests {
             assert_eq!(fault.code(), code, "{fault}");
             assert!(fault.to_string().contains(message), "{code}: {fault}");
         }
+    }
+
+    #[test]
+    fn attributes_have_no_more_values_than_are_read() {
+        let of = |zeros: usize| {
+            let count = u32::try_from(zeros).unwrap().to_be_bytes();
+            [&b"\x82\xa4text\xa1x\xa1a\xdd"[..], &count, &vec![0; zeros]].concat()
+        };
+        let most = of(MAX_VALUES - 2);
+        assert_eq!(RecordRef::parse(&most).unwrap().attrs().len(), 1);
+        assert_eq!(RecordRef::parse(&of(MAX_VALUES - 1)).unwrap_err().code(), "too_many_values");
     }
 
     #[test]

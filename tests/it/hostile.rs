@@ -378,6 +378,11 @@ async fn a_body_of_very_many_little_things_costs_little_more_than_its_bytes() {
         assert!(took < Duration::from_secs(60), "{kind} {:?} took {took:?}", &body[..10]);
         assert!(grown < 450, "{kind} {:?}: {grown} MiB more", &body[..10]);
     }
+    let mut record = b"\x82\xa4text\xa1x\xa1a\xdd\x00\x80\x00\x00".to_vec();
+    record.resize(record.len() + (8 << 20), 0);
+    let framed = [&u32::try_from(record.len()).unwrap().to_be_bytes()[..], &record].concat();
+    let told = ingest(&daemon, "application/msgpack", &framed).await;
+    assert_eq!(told, (422, "too_many_values".to_owned()));
     let fine = json!({"text": "still here"}).to_string();
     assert_eq!(daemon.post("/api/v1/ingest", "application/json", fine).await.0, 200);
 }

@@ -8,17 +8,16 @@ use std::cell::Cell;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Values of one record, those within others and their names counted.
-const MOST_VALUES: u32 = 200_000;
+use crate::record::MAX_VALUES;
 
 /// Makes values as long as there are some left.
 #[derive(Clone, Copy)]
-struct Bounded<'a>(&'a Cell<u32>);
+struct Bounded<'a>(&'a Cell<usize>);
 
 /// The value in `json`.
 ///
 /// # Errors
-/// It is not JSON, or has more than [`MOST_VALUES`] values in it.
+/// It is not JSON, or has more than [`MAX_VALUES`] values in it.
 pub(super) fn value(json: &[u8]) -> serde_json::Result<Value> {
     let mut reader = serde_json::Deserializer::from_slice(json);
     let value = next(&mut reader)?;
@@ -39,7 +38,7 @@ pub(super) fn each(json: &[u8], take: impl FnMut(&Value) -> bool) -> serde_json:
 }
 
 fn next<'de, D: Deserializer<'de>>(reader: D) -> Result<Value, D::Error> {
-    Bounded(&Cell::new(MOST_VALUES)).deserialize(reader)
+    Bounded(&Cell::new(MAX_VALUES)).deserialize(reader)
 }
 
 struct Each<'a, F> {
@@ -79,7 +78,7 @@ impl Bounded<'_> {
     fn count<E: Error>(self) -> Result<(), E> {
         let left = self.0.get().checked_sub(1);
         left.map(|left| self.0.set(left))
-            .ok_or_else(|| E::custom(format!("a record has at most {MOST_VALUES} values in it")))
+            .ok_or_else(|| E::custom(format!("a record has at most {MAX_VALUES} values in it")))
     }
 }
 
@@ -171,10 +170,10 @@ mod tests {
 
     #[test]
     fn no_more_values_are_made_than_a_record_may_have() {
-        let list = |count: u32| format!("[{}0]", "0,".repeat(count as usize - 2));
-        assert!(value(list(MOST_VALUES).as_bytes()).is_ok());
-        assert!(value(list(MOST_VALUES + 1).as_bytes()).unwrap_err().to_string().contains("at most"));
-        let fields = format!("{{{}\"z\":0}}", "\"a\":0,".repeat(MOST_VALUES as usize / 2));
+        let list = |count: usize| format!("[{}0]", "0,".repeat(count - 2));
+        assert!(value(list(MAX_VALUES).as_bytes()).is_ok());
+        assert!(value(list(MAX_VALUES + 1).as_bytes()).unwrap_err().to_string().contains("at most"));
+        let fields = format!("{{{}\"z\":0}}", "\"a\":0,".repeat(MAX_VALUES / 2));
         assert!(value(fields.as_bytes()).is_err());
     }
 

@@ -1,8 +1,14 @@
 //! Clients for outgoing HTTP: the one place that makes them, because the one
 //! place that knows with whose cryptography.
 
-use reqwest::ClientBuilder;
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, crypto::ring};
+use std::net::IpAddr;
+
+use reqwest::{ClientBuilder, Url};
+use tokio_rustls::rustls::{
+    self, ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +19,9 @@ pub enum ClientError {
         /// What went wrong with those that were looked at.
         reason: Option<String>,
     },
+    /// A file of certificates is none.
+    #[error("there is no certificate in PEM format in the file that names whom to trust")]
+    NoCertificate,
     /// The parts do not fit together.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
@@ -22,9 +31,18 @@ pub enum ClientError {
 }
 
 /// A client for this machine, in plain text: it trusts no certificate, and so
-/// needs none to be installed.
+/// needs none to be installed, and it goes through no proxy, which would read
+/// the keys.
 pub fn local() -> Result<reqwest::Client, ClientError> {
-    Ok(with_roots(RootCertStore::empty())?.build()?)
+    Ok(plain()?.no_proxy().build()?)
+}
+
+/// Whether only this machine sees what is sent to `url`.
+pub fn stays_here(url: &Url) -> bool {
+    url.host_str().is_some_and(|host| {
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    })
 }
 
 /// The beginnings of a client that trusts whom this machine trusts. Reads the
@@ -38,6 +56,15 @@ pub fn trusting() -> Result<ClientBuilder, ClientError> {
         return Err(ClientError::NoAuthorities { reason });
     }
     with_roots(roots)
+}
+
+/// As [`trusting`], but trusts the authorities in `pem` and no others.
+pub fn trusting_only(pem: &[u8]) -> Result<ClientBuilder, ClientError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.map_err(|_| ClientError::NoCertificate)?)?;
+    }
+    if roots.is_empty() { Err(ClientError::NoCertificate) } else { with_roots(roots) }
 }
 
 /// As [`trusting`], but with no certificates: for addresses in plain text.

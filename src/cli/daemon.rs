@@ -43,7 +43,10 @@ impl Daemon {
         let client =
             if url.starts_with("https:") { http_client::trusting()?.build()? } else { http_client::local()? };
         let request = complete(client.request(method, &url));
-        if self.key.is_some() && url.starts_with("http:") && !is_here(&url) {
+        if self.key.is_some()
+            && url.starts_with("http:")
+            && !url.parse().is_ok_and(|url| http_client::stays_here(&url))
+        {
             bail!("{url} would be sent the key in the clear; write https://, or ask on that machine itself");
         }
         let request = match &self.key {
@@ -82,12 +85,4 @@ impl Daemon {
         }
         serde_json::from_slice(&body).with_context(|| format!("{url} is no Thalweg daemon of this version"))
     }
-}
-
-/// Whether only this machine sees what is sent to `url`.
-fn is_here(url: &str) -> bool {
-    reqwest::Url::parse(url).ok().and_then(|url| Some(url.host_str()?.to_owned())).is_some_and(|host| {
-        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-    })
 }

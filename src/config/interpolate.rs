@@ -5,6 +5,7 @@
 //! | `${VAR}` | the variable's value; an unset variable is an error |
 //! | `${VAR:-text}` | the value, or `text` if the variable is unset or empty, as in a shell |
 //! | `${file:/run/secrets/key}` | what the file holds, without the line's end: how secrets are mounted |
+//! | `${vault:secret/app#password}` | a field of a secret in Vault ([`super::vault`]) |
 //! | `$$` | one `$` |
 //!
 //! Any other `$` stands for itself, so that a regular expression needs no
@@ -20,6 +21,8 @@ use std::{
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::vault::{Secrets, VAULT, VaultError};
+
 /// Looks a variable up.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -30,6 +33,9 @@ pub(super) struct Expanded {
     /// Whether nothing of the text stood in the file itself: then it may
     /// become a number or a boolean where one is wanted.
     pub(super) from_environment: bool,
+    /// Whether some of it is from a file or from Vault: then no message shows
+    /// it.
+    pub(super) is_secret: bool,
 }
 
 /// Why a string could not be expanded.
@@ -43,6 +49,8 @@ pub(super) enum ExpandError {
     Name { name: String },
     #[error("the file `{path}` cannot be used: {reason}; name a file with one short text in UTF-8")]
     File { path: String, reason: String },
+    #[error("{error}")]
+    Vault { written: String, error: VaultError },
 }
 
 impl ExpandError {
@@ -52,6 +60,7 @@ impl ExpandError {
             Self::Unset { name } | Self::Name { name } => format!("${{{name}"),
             Self::Unclosed { written } => written.clone(),
             Self::File { path, .. } => format!("${{{FILE}{path}"),
+            Self::Vault { written, .. } => format!("${{{VAULT}{written}"),
         }
     }
 }
@@ -60,46 +69,86 @@ impl ExpandError {
 /// starts.
 pub(super) type Expansions = BTreeMap<usize, Result<Expanded, ExpandError>>;
 
-/// Expands every string in `table`, to any depth.
+/// Expands every string in `table`, to any depth. What is in Vault is fetched
+/// first: blocks, for 10 s at most.
 pub(super) fn expand_all(table: &DeTable<'_>, env: Env<'_>) -> Expansions {
-    let mut expansions = Expansions::new();
+    let mut strings: Vec<(usize, &str)> = Vec::new();
     let mut left: Vec<&Spanned<DeValue<'_>>> = table.values().collect();
     while let Some(value) = left.pop() {
         match value.get_ref() {
-            DeValue::String(raw) if raw.contains('$') => {
-                expansions.insert(value.span().start, expand(raw, env));
-            }
+            DeValue::String(raw) if raw.contains('$') => strings.push((value.span().start, raw)),
             DeValue::Table(table) => left.extend(table.values()),
             DeValue::Array(array) => left.extend(array.iter()),
             _ => {}
         }
     }
-    expansions
+    let secrets = Secrets::fetch(strings.iter().flat_map(|(_, raw)| in_vault(raw)), env);
+    strings.into_iter().map(|(start, raw)| (start, expand(raw, env, &secrets))).collect()
+}
+
+/// A part of a string as it is written.
+enum Part<'a> {
+    Text(&'a str),
+    /// `$` or `$$`, which stand for a dollar sign.
+    Dollar,
+    /// What stands between the braces.
+    Variable(&'a str),
+    /// Braces that are not closed, without the first.
+    Unclosed(&'a str),
+}
+
+/// The parts of `raw`.
+fn parts(raw: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let mut rest = raw;
+    while let Some((before, after)) = rest.split_once('$') {
+        parts.push(Part::Text(before));
+        let Some(after) = after.strip_prefix('{') else {
+            parts.push(Part::Dollar);
+            rest = after.strip_prefix('$').unwrap_or(after);
+            continue;
+        };
+        let Some((body, after)) = after.split_once('}') else {
+            parts.push(Part::Unclosed(after));
+            return parts;
+        };
+        parts.push(Part::Variable(body));
+        rest = after;
+    }
+    parts.push(Part::Text(rest));
+    parts
+}
+
+/// What `raw` refers to in Vault.
+fn in_vault(raw: &str) -> Vec<&str> {
+    let parts = parts(raw).into_iter();
+    parts
+        .filter_map(|part| if let Part::Variable(body) = part { body.strip_prefix(VAULT) } else { None })
+        .collect()
 }
 
 /// Puts the variables into `raw`.
-fn expand(raw: &str, env: Env<'_>) -> Result<Expanded, ExpandError> {
+fn expand(raw: &str, env: Env<'_>, secrets: &Secrets) -> Result<Expanded, ExpandError> {
     let mut text = String::with_capacity(raw.len());
     let mut from_environment = raw.starts_with("${");
-    let mut rest = raw;
-    while let Some((before, after)) = rest.split_once('$') {
-        text.push_str(before);
-        from_environment &= before.is_empty();
-        if let Some(after) = after.strip_prefix('{') {
-            let (body, after) = after
-                .split_once('}')
-                .ok_or_else(|| ExpandError::Unclosed { written: format!("${{{after}") })?;
-            text.push_str(&variable(body, env)?);
-            rest = after;
-        } else {
-            text.push('$');
-            from_environment = false;
-            rest = after.strip_prefix('$').unwrap_or(after);
+    let mut is_secret = false;
+    for part in parts(raw) {
+        match part {
+            Part::Variable(body) => {
+                text.push_str(&variable(body, env, secrets)?);
+                is_secret |= body.starts_with(FILE) || body.starts_with(VAULT);
+                continue;
+            }
+            Part::Text("") => continue,
+            Part::Text(part) => text.push_str(part),
+            Part::Dollar => text.push('$'),
+            Part::Unclosed(after) => {
+                return Err(ExpandError::Unclosed { written: format!("${{{after}") });
+            }
         }
+        from_environment = false;
     }
-    text.push_str(rest);
-    from_environment &= rest.is_empty();
-    Ok(Expanded { text, from_environment })
+    Ok(Expanded { text, from_environment, is_secret })
 }
 
 /// Before the path of a file, in the place of a variable's name.
@@ -108,22 +157,25 @@ const FILE: &str = "file:";
 const LONGEST_FILE: u64 = 64 << 10;
 
 /// What the file at `path` holds, without the end of its line.
-fn file(path: &str) -> Result<String, ExpandError> {
-    let read = || {
-        let mut text = String::new();
-        File::open(path)?.take(LONGEST_FILE + 1).read_to_string(&mut text)?;
-        match text.len() as u64 > LONGEST_FILE {
-            true => Err(io::Error::other("it has more than 64 KiB")),
-            false => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
-        }
-    };
-    read().map_err(|error| ExpandError::File { path: path.to_owned(), reason: error.to_string() })
+pub(super) fn short_file(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(LONGEST_FILE + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > LONGEST_FILE {
+        true => Err(io::Error::other("it has more than 64 KiB")),
+        false => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
+    }
 }
 
 /// The value of what stands between the braces.
-fn variable(body: &str, env: Env<'_>) -> Result<String, ExpandError> {
+fn variable(body: &str, env: Env<'_>, secrets: &Secrets) -> Result<String, ExpandError> {
     if let Some(path) = body.strip_prefix(FILE) {
-        return file(path);
+        return short_file(path)
+            .map_err(|error| ExpandError::File { path: path.to_owned(), reason: error.to_string() });
+    }
+    if let Some(written) = body.strip_prefix(VAULT) {
+        return secrets
+            .get(written)
+            .map_err(|error| ExpandError::Vault { written: written.to_owned(), error });
     }
     let (name, default) = match body.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
@@ -150,12 +202,13 @@ mod tests {
     use super::*;
 
     fn with_home(raw: &str) -> Result<Expanded, ExpandError> {
-        expand(raw, &|name| match name {
+        let env = |name: &str| match name {
             "HOME" => Some("/home/x".to_owned()),
             "EMPTY" => Some(String::new()),
             "TRICK" => Some("${HOME}".to_owned()),
             _ => None,
-        })
+        };
+        expand(raw, &env, &Secrets::default())
     }
 
     fn text(raw: &str) -> String {
@@ -191,6 +244,15 @@ mod tests {
     fn dollars_that_name_nothing_stay() {
         assert_eq!(text("$${HOME} costs $5$"), "${HOME} costs $5$");
         assert_eq!(text(r"^\d+$"), r"^\d+$");
+    }
+
+    #[test]
+    fn only_references_are_looked_for_in_vault() {
+        assert_eq!(in_vault("a ${vault:a/b#c}${HOME}${vault:d/e#f}"), ["a/b#c", "d/e#f"]);
+        assert!(in_vault("$${vault:a/b#c} ${vault:a/b#c").is_empty());
+        let error = with_home("${vault:a/b}").unwrap_err();
+        assert_eq!(error.written(), "${vault:a/b");
+        assert!(error.to_string().contains("names no field"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! line and column, and the next one runs only on a file that passed. Past
 //! [`load`] every setting is typed, complete and believed.
 //!
-//! The environment is an argument: nothing here looks at the process.
+//! The environment is an argument: nothing here looks at the process. What a
+//! file names in Vault is fetched on the way, so loading may block for 10 s;
+//! within a runtime, do it on a blocking thread.
 
 mod difference;
 mod interpolate;
@@ -21,6 +23,7 @@ mod sessions;
 mod source;
 mod suggest;
 mod validate;
+mod vault;
 
 pub mod check;
 
@@ -46,7 +49,7 @@ pub use self::{
     source::{File, Format, Forward, Http as HttpSource, Source, Stdin, Tcp, Unix},
 };
 use self::{
-    interpolate::expand_all,
+    interpolate::{Expansions, expand_all},
     outline::{Outline, Places},
     pipeline::{Written, written_schema},
     problem::Text,
@@ -97,7 +100,16 @@ fn pipeline(text: Text<'_>, env: Env<'_>) -> Result<Pipeline, Vec<Problem>> {
     }
     let root = root.into_inner();
     let expansions = expand_all(&root, env);
-    let (written, places) = structured(text, root, &expansions)?;
+    checked(text, root, &expansions).map_err(|problems| without_secrets(problems, &expansions))
+}
+
+/// The file as a pipeline, its variables known.
+fn checked<'t>(
+    text: Text<'t>,
+    root: DeTable<'t>,
+    expansions: &'t Expansions,
+) -> Result<Pipeline, Vec<Problem>> {
+    let (written, places) = structured(text, root, expansions)?;
     let pipeline = Pipeline::from(written);
     let refused = validate::validate(&pipeline);
     if refused.is_empty() {
@@ -109,11 +121,26 @@ fn pipeline(text: Text<'_>, env: Env<'_>) -> Result<Pipeline, Vec<Problem>> {
         .collect())
 }
 
+/// Shorter texts are parts of words that a message has anyway.
+const SHORTEST_SECRET: usize = 4;
+
+/// A secret may stand by mistake where a setting is shown, and messages quote
+/// what they refuse.
+fn without_secrets(mut problems: Vec<Problem>, expansions: &Expansions) -> Vec<Problem> {
+    let secrets = expansions.values().flatten().filter(|expanded| expanded.is_secret);
+    for secret in secrets.map(|expanded| expanded.text.trim()).filter(|text| text.len() >= SHORTEST_SECRET) {
+        for problem in &mut problems {
+            problem.message = problem.message.replace(secret, "(secret)");
+        }
+    }
+    problems
+}
+
 /// The file as structs, and where its keys stand.
 fn structured<'t>(
     text: Text<'t>,
     mut root: DeTable<'t>,
-    expansions: &'t interpolate::Expansions,
+    expansions: &'t Expansions,
 ) -> Result<(Written, Places), Vec<Problem>> {
     let schema = written_schema();
     let mut outline = Outline::new(text, expansions);

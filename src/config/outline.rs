@@ -153,7 +153,7 @@ impl<'t> Outline<'t> {
         let span = value.span();
         let types = node.types();
         if let Some(expanded) = self.expanded(&span, path) {
-            let Ok(Expanded { text, from_environment }) = expanded else {
+            let Ok(Expanded { text, from_environment, .. }) = expanded else {
                 return false;
             };
             *value.get_mut() = if *from_environment && !fits("string", &types) {

@@ -1,12 +1,12 @@
 //! Who is let in.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{setting::SettingError, units::Period};
+use crate::{http_client, setting::SettingError, units::Period};
 
 use super::token::Algorithm;
 
@@ -119,14 +119,11 @@ impl Jwt {
 
 /// Whether nobody on the way can put their own keys in the provider's place.
 fn is_safe(url: &str) -> bool {
-    let Ok(url) = url.parse::<Url>() else { return false };
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    match url.scheme() {
-        "https" => !host.is_empty(),
-        "http" => host == "localhost" || address.is_ok_and(|address| address.is_loopback()),
+    url.parse::<Url>().is_ok_and(|url| match url.scheme() {
+        "https" => url.has_host(),
+        "http" => http_client::stays_here(&url),
         _ => false,
-    }
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::event::EventKind;
-use crate::{secret::Secret, setting::SettingError, units::Period};
+use crate::{http_client, secret::Secret, setting::SettingError, units::Period};
 
 /// Fewest bytes of a secret.
 const SECRET_BYTES: usize = 16;
@@ -81,11 +81,7 @@ impl WebhookSettings {
     fn validate_url(&self) -> Result<(), SettingError> {
         let url = Url::parse(self.url.reveal())
             .map_err(|error| SettingError::new("url", format!("is no URL: {error}")))?;
-        let is_here = url.host_str().is_some_and(|host| {
-            let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-            host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-        });
-        let safe = url.scheme() == "https" || url.scheme() == "http" && is_here;
+        let safe = url.scheme() == "https" || url.scheme() == "http" && http_client::stays_here(&url);
         let message = "must be https; http only to this machine (127.0.0.1, [::1], localhost)";
         SettingError::unless(safe, "url", message)?;
         let plain = url.username().is_empty() && url.password().is_none();

@@ -51,4 +51,5 @@ mod sources;
 mod stop;
 mod tenants;
 mod tools;
+mod vault;
 mod webhooks;

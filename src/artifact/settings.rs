@@ -165,8 +165,20 @@ impl fmt::Display for S3Place {
     }
 }
 
+/// Refuses an address with a password in it, before any other message shows it.
+fn without_keys(url: &str) -> Result<(), String> {
+    let (_, host) = url.split_once("://").unwrap_or(("", url));
+    if host.split(['/', '?', '#']).next().is_some_and(|host| host.contains('@')) {
+        let message =
+            "must not hold a name or a password; keys come from the environment or a credentials file";
+        return Err(message.into());
+    }
+    Ok(())
+}
+
 /// Bucket and prefix of `s3://bucket/prefix`.
 fn parse_url(url: &str) -> Result<(String, String), String> {
+    without_keys(url)?;
     let rest = url
         .strip_prefix("s3://")
         .ok_or_else(|| format!("`{url}` is not the address of a bucket; write `s3://bucket/prefix`"))?;
@@ -196,17 +208,13 @@ fn parse_url(url: &str) -> Result<(String, String), String> {
 }
 
 fn check_endpoint(endpoint: &str) -> Result<(), String> {
+    without_keys(endpoint)?;
     let wrong =
         || format!("`{endpoint}` is not the address of a server; write `https://host` or `http://host:port`");
     let url: reqwest::Url = endpoint.parse().map_err(|_| wrong())?;
     let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !bare {
         return Err(wrong());
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(
-            "must not hold a name or a password; keys come from the environment or a credentials file".into(),
-        );
     }
     Ok(())
 }

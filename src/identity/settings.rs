@@ -120,6 +120,8 @@ impl Jwt {
 /// Whether nobody on the way can put their own keys in the provider's place.
 fn is_safe(url: &str) -> bool {
     url.parse::<Url>().is_ok_and(|url| match url.scheme() {
+        // Messages show the address.
+        _ if !url.username().is_empty() || url.password().is_some() => false,
         "https" => url.has_host(),
         "http" => http_client::stays_here(&url),
         _ => false,

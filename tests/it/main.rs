@@ -44,6 +44,7 @@ mod reload;
 mod repair;
 mod rerun;
 mod retention;
+mod secrets;
 mod segments;
 mod sessions;
 mod slo;

@@ -79,6 +79,11 @@ impl S3 {
         )
     }
 
+    /// What requests are signed with.
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
     pub fn site(&self, endpoint: &str, more: &str) -> Site {
         Site::new(&format!("{TCP}{more}{}", self.section(endpoint)))
     }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A Redis of one test. Killed when dropped.
-struct Server {
+pub struct Server {
     port: u16,
     more: Vec<String>,
     child: Option<Child>,
@@ -32,7 +32,7 @@ fn free_port() -> u16 {
 
 impl Server {
     /// `None`, said loudly, where there is no `redis-server`.
-    async fn start(more: &[&str]) -> Option<Self> {
+    pub async fn start(more: &[&str]) -> Option<Self> {
         let mut server = Self::absent(more)?;
         server.begin().await;
         Some(server)
@@ -75,6 +75,23 @@ impl Server {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         })
         .await;
+    }
+
+    /// Where it listens on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Every key with its value, as Redis itself would write them down.
+    pub fn everything(&self, password: &str) -> Vec<u8> {
+        let client = redis::Client::open(format!("redis://:{password}@127.0.0.1:{}", self.port)).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
+        let dump = |key: Vec<u8>| {
+            let value: Option<Vec<u8>> = redis::cmd("DUMP").arg(&key).query(&mut connection).unwrap();
+            [key, value.unwrap_or_default()].concat()
+        };
+        keys.into_iter().flat_map(dump).collect()
     }
 
     fn section(&self) -> String {

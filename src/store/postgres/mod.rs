@@ -15,6 +15,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use reqwest::Url;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
 
@@ -268,9 +269,44 @@ fn is_cut_off(error: &sqlx::Error) -> bool {
     }
 }
 
+/// What the driver knows in a URL. It logs what it does not know, value and
+/// all, and that may be a password under a name with a slip in it.
+const PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
 /// What a URL says, and the database's name as people may see it.
 fn options(url: &str) -> Result<(PgConnectOptions, String), StoreError> {
-    let options = PgConnectOptions::from_str(url).map_err(|e| StoreError::Url { reason: e.to_string() })?;
+    let parameters: Vec<_> =
+        Url::parse(url).iter().flat_map(|url| url.query_pairs().into_owned().collect::<Vec<_>>()).collect();
+    let is_known = |name: &str| PARAMETERS.contains(&name) || name.starts_with("options[");
+    if let Some((name, _)) = parameters.iter().find(|(name, _)| !is_known(name)) {
+        let known = PARAMETERS.join(", ");
+        let reason = format!("it has the unknown parameter `{name}`; known are {known}");
+        return Err(StoreError::Url { reason });
+    }
+    let options = PgConnectOptions::from_str(url).map_err(|error| {
+        let values = parameters.iter().filter(|(_, value)| !value.is_empty());
+        let reason = values.fold(error.to_string(), |reason, (_, value)| reason.replace(value, "(secret)"));
+        StoreError::Url { reason }
+    })?;
     let database = format!(
         "{}@{}:{}/{}",
         options.get_username(),

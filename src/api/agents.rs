@@ -20,60 +20,60 @@ use crate::{
 };
 
 /// What this engine can do, and what whoever asks may have it do.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Capabilities {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Capabilities {
     /// The engine's version.
-    version: &'static str,
+    pub version: String,
     /// The pipeline.
-    pipeline: String,
+    pub pipeline: String,
     /// Its stream.
-    stream: String,
+    pub stream: String,
     /// Whether it takes records over HTTP.
-    ingest: bool,
+    pub ingest: bool,
     /// The embedding space that is searched.
-    space: String,
+    pub space: String,
     /// Ways to search.
-    search_modes: [&'static str; 3],
+    pub search_modes: [String; 3],
     /// Bytes of the longest body that is taken.
-    max_body_bytes: u64,
+    pub max_body_bytes: u64,
     /// Who asks.
-    principal: Who,
+    pub principal: Who,
     /// What may be asked for, and what cannot be for want of a right.
-    operations: Vec<Operation>,
+    pub operations: Vec<Operation>,
 }
 
 /// Whoever asks.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Who {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Who {
     /// The key's id or the token's subject.
-    id: String,
+    pub id: String,
     /// The only tenant they speak for; null: any.
-    tenant: Option<String>,
+    pub tenant: Option<String>,
     /// What they are there for.
-    roles: Vec<&'static str>,
+    pub roles: Vec<String>,
     /// How much they may ask.
-    rate_tier: RateTier,
+    pub rate_tier: RateTier,
 }
 
 /// One thing that can be asked for.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Operation {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Operation {
     /// `GET`, `POST` or another.
-    method: &'static str,
+    pub method: String,
     /// Where.
-    path: String,
+    pub path: String,
     /// What it does.
-    summary: Option<String>,
+    pub summary: Option<String>,
     /// The right that it needs.
-    right: &'static str,
+    pub right: String,
     /// Whether whoever asks has it.
-    allowed: bool,
+    pub allowed: bool,
 }
 
 /// A question about the state of things.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "about", rename_all = "snake_case", deny_unknown_fields)]
-pub(super) enum Question {
+pub enum Question {
     /// Where does the pipeline stand, and is anything amiss?
     State,
     /// Where is this record, and what blocks it?
@@ -84,9 +84,9 @@ pub(super) enum Question {
 }
 
 /// Its answer.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "about", rename_all = "snake_case")]
-pub(super) enum Answer {
+pub enum Answer {
     /// Where the pipeline stands.
     State {
         /// All its numbers.
@@ -114,26 +114,26 @@ pub(super) async fn capabilities(
             let methods = [("GET", item.get), ("POST", item.post), ("DELETE", item.delete)];
             let there = methods.into_iter().filter_map(|(method, operation)| Some((method, operation?)));
             operations.extend(there.map(|(method, operation)| Operation {
-                method,
+                method: method.to_owned(),
                 path: path.clone(),
                 summary: operation.summary,
-                right: right.name(),
+                right: right.name().to_owned(),
                 allowed,
             }));
         }
     }
     Ok(Json(Capabilities {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         pipeline: api.pipeline.clone(),
         stream: api.log.stream().to_owned(),
         ingest: api.http_source.is_some(),
         space: api.searcher.serving.now().await?.model.space().to_string(),
-        search_modes: ["union", "vector", "keyword"],
+        search_modes: ["union", "vector", "keyword"].map(str::to_owned),
         max_body_bytes: api.bodies.longest() as u64,
         principal: Who {
             id: principal.id.to_string(),
             tenant: principal.tenant.as_ref().map(ToString::to_string),
-            roles: principal.roles.iter().map(crate::identity::Role::name).collect(),
+            roles: principal.roles.iter().map(|role| role.name().to_owned()).collect(),
             rate_tier: principal.tier,
         },
         operations,

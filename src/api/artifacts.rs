@@ -1,7 +1,7 @@
 //! `GET /api/v1/artifacts`: the registry of immutable objects.
 
 use axum::{Json, extract::State};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -13,22 +13,22 @@ use super::{
 use crate::store::ArtifactRow;
 
 /// An immutable object in the object store.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Artifact {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Artifact {
     /// SHA-256 of its bytes, in hex.
-    digest: String,
+    pub digest: String,
     /// `segment`, `pack`, `dictionary`, `model` and the like.
-    kind: String,
+    pub kind: String,
     /// For people; need not be unique.
-    name: String,
+    pub name: String,
     /// Its size.
-    bytes: u64,
+    pub bytes: u64,
     /// Where it lies, as the object store names it.
-    location: String,
+    pub location: String,
     /// When it was registered, in milliseconds since the Unix epoch.
-    created_ms: i64,
+    pub created_ms: i64,
     /// Whatever belongs to its kind.
-    meta: Value,
+    pub meta: Value,
 }
 
 impl From<ArtifactRow> for Artifact {

@@ -23,36 +23,38 @@ use crate::{
 };
 
 /// Something that failed.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = DeadLetter)]
-pub(super) struct Letter {
+pub struct Letter {
     /// Its number.
-    id: i64,
+    pub id: i64,
     /// `open` or `redriven`.
-    state: &'static str,
+    pub state: String,
     /// When it failed, in milliseconds since the Unix epoch.
-    at_ms: i64,
+    pub at_ms: i64,
     /// When it was sent again, in milliseconds since the Unix epoch.
-    redriven_ms: Option<i64>,
+    pub redriven_ms: Option<i64>,
     /// The source it came from; empty if it came from the log.
-    source: String,
+    pub source: String,
     /// Who sent it.
-    peer: Option<String>,
-    /// Where it is in the log, if it got there.
-    offset: Option<u64>,
+    pub peer: Option<String>,
+    /// The stream that it is in, if it got into the log.
+    pub stream: Option<String>,
+    /// Where it is in that stream.
+    pub offset: Option<u64>,
     /// Number of the frame within its connection, file or request, from 0.
-    frame: Option<u64>,
+    pub frame: Option<u64>,
     /// Byte at which it began there.
-    byte: Option<u64>,
+    pub byte: Option<u64>,
     /// A short, stable code.
-    code: String,
+    pub code: String,
     /// The particulars, for people.
-    message: String,
+    pub message: String,
     /// Bytes that are kept of it.
-    payload_bytes: u64,
+    pub payload_bytes: u64,
     /// Those bytes in base64; left out of lists.
     #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<String>,
+    pub payload: Option<String>,
 }
 
 impl From<DeadLetter> for Letter {
@@ -60,11 +62,12 @@ impl From<DeadLetter> for Letter {
         let DeadLetter { id, letter, state, redriven_ms } = letter;
         Self {
             id,
-            state: state.as_str(),
+            state: state.as_str().to_owned(),
             at_ms: letter.at_ms,
             redriven_ms,
             source: letter.source,
             peer: letter.peer,
+            stream: letter.stream,
             offset: letter.offset,
             frame: letter.frame_index,
             byte: letter.byte_offset,
@@ -126,35 +129,35 @@ pub(super) async fn show(State(api): Shared, Named(id): Named<i64>) -> Result<Js
 
 /// Which dead letters are sent again, and with what mended. To mend takes the
 /// right to ingest as well.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Redrive {
+pub struct Redrive {
     /// Their numbers.
     #[schema(min_items = 1, max_items = 1000)]
-    ids: Vec<i64>,
+    pub ids: Vec<i64>,
     /// Fields set in each record on the way.
     #[serde(default)]
-    set: BTreeMap<String, String>,
+    pub set: BTreeMap<String, String>,
 }
 
 /// What became of them.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Redriven {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Redriven {
     /// One by one, in the order asked for.
-    outcomes: Vec<RedriveOutcome>,
+    pub outcomes: Vec<RedriveOutcome>,
 }
 
 /// What became of one.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct RedriveOutcome {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RedriveOutcome {
     /// Its number.
-    id: i64,
+    pub id: i64,
     /// `redriven`; `refused` by the log; `kept`, because it would be refused
     /// again; `unanswered`, it may have been taken; `left`, it was not looked
     /// at: name it again.
-    outcome: &'static str,
+    pub outcome: String,
     /// Why it was not sent or not taken.
-    why: Option<String>,
+    pub why: Option<String>,
 }
 
 /// Dead letters sent again at once.
@@ -204,7 +207,7 @@ pub(super) async fn redrive(
                 Err(_) => ("unanswered", Some("nothing was heard of it in time".to_owned())),
             },
         };
-        outcomes.push(RedriveOutcome { id, outcome, why });
+        outcomes.push(RedriveOutcome { id, outcome: outcome.to_owned(), why });
     }
     Ok(Json(Redriven { outcomes }))
 }

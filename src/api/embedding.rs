@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Problem, Shared};
 use crate::{
@@ -15,49 +15,56 @@ const DAY_MS: i64 = 86_400_000;
 
 /// `GET /api/v1/embedding/quota`: the limit that is nearest to being reached,
 /// and all of them.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(super) struct Quota {
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Quota {
     /// What may be spent in a day; null: no limit.
-    daily_quota: Option<u64>,
+    pub daily_quota: Option<u64>,
     /// What was spent today.
-    current_count: u64,
+    pub current_count: u64,
     /// What is left; null: no limit.
-    remaining: Option<u64>,
+    pub remaining: Option<u64>,
     /// Whether something was refused today, or nothing is left.
-    exceeded: bool,
+    pub exceeded: bool,
     /// When a new day begins, as RFC 3339 has it.
-    reset_at: String,
+    pub reset_at: String,
     /// What is counted above: `tokens`, `requests`, or `money` in millionths
     /// of the currency of the prices; null where embedding costs nothing.
-    unit: Option<QuotaKind>,
+    pub unit: Option<QuotaKind>,
     /// Every kind, limited or not.
-    kinds: Vec<QuotaKindState>,
+    pub kinds: Vec<QuotaKindState>,
 }
 
 /// What is spent of one kind.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-struct QuotaKindState {
-    unit: QuotaKind,
-    daily_quota: Option<u64>,
-    current_count: u64,
-    remaining: Option<u64>,
-    exceeded: bool,
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct QuotaKindState {
+    /// What is counted.
+    pub unit: QuotaKind,
+    /// What may be spent in a day; null: no limit.
+    pub daily_quota: Option<u64>,
+    /// What was spent today.
+    pub current_count: u64,
+    /// What is left; null: no limit.
+    pub remaining: Option<u64>,
+    /// Whether something was refused today, or nothing is left.
+    pub exceeded: bool,
 }
 
 /// `GET /health/providers`.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(super) struct Providers {
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Providers {
     /// `ok` if all services are in use, `degraded` if some are left alone,
     /// `down` if all are; `local` where vectors are computed here.
-    status: &'static str,
+    pub status: String,
     /// Why records wait for vectors, if they do.
-    trouble: Option<String>,
+    pub trouble: Option<String>,
     /// Records that wait for vectors.
-    deferred: u64,
+    pub deferred: u64,
     /// Share of the stored records that have no vector.
-    fallback_fraction: f64,
-    providers: Vec<EndpointState>,
-    quota: Quota,
+    pub fallback_fraction: f64,
+    /// The services, in the order in which they are asked.
+    pub providers: Vec<EndpointState>,
+    /// What they may cost.
+    pub quota: Quota,
 }
 
 impl Quota {
@@ -105,7 +112,8 @@ pub(super) async fn providers(State(api): Shared) -> Result<Json<Providers>, Pro
             (_, 0) => "down",
             (all, in_use) if in_use < all => "degraded",
             _ => "ok",
-        },
+        }
+        .to_owned(),
         trouble: api.progress.trouble_of("embed"),
         deferred: api.progress.deferred(),
         fallback_fraction: api.progress.fallback_fraction(),

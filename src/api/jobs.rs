@@ -37,19 +37,19 @@ pub(super) struct Wanted {
 }
 
 /// A part of the list of jobs.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct JobPage {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct JobPage {
     /// The jobs, the latest first.
-    items: Vec<Job>,
+    pub items: Vec<Job>,
     /// Where the next page begins; null on the last.
-    next_cursor: Option<String>,
+    pub next_cursor: Option<String>,
 }
 
 /// The schedules in force.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Schedules {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Schedules {
     /// One by one.
-    schedules: Vec<Planned>,
+    pub schedules: Vec<Planned>,
 }
 
 impl From<JobsError> for Problem {

@@ -42,10 +42,19 @@ use tower_http::{
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use agents::{Answer, Capabilities, Operation, Question, Who};
+pub use artifacts::Artifact;
 pub use bodies::Bodies;
+pub use dead_letters::{Letter, Redrive, RedriveOutcome, Redriven};
+pub use embedding::{Providers, Quota, QuotaKindState};
 pub use idempotency::Idempotency;
+pub use jobs::{JobPage, Schedules};
+pub use models::{EmbeddingSpace, Models};
+pub use page::{Page, cursor};
 pub use problem::Problem;
+pub use segments::Segment;
 pub use status::{Segments, Status};
+pub use trail::Act;
 
 use self::access::Gate;
 use crate::{

@@ -25,12 +25,12 @@ pub(super) struct PageOf {
 }
 
 /// A part of a list.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Page<T> {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Page<T> {
     /// The items, in the list's order.
-    items: Vec<T>,
+    pub items: Vec<T>,
     /// Where the next page begins; null on the last.
-    next_cursor: Option<String>,
+    pub next_cursor: Option<String>,
 }
 
 impl PageOf {
@@ -58,7 +58,7 @@ impl PageOf {
 }
 
 /// The cursor of what comes after `key`.
-pub(super) fn cursor(key: &impl ToString) -> String {
+pub fn cursor(key: &impl ToString) -> String {
     URL_SAFE_NO_PAD.encode(key.to_string())
 }
 

@@ -1,7 +1,7 @@
 //! `GET /api/v1/segments`: sealed segments, as the catalog has them.
 
 use axum::{Json, extract::State};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
@@ -12,30 +12,30 @@ use super::{
 use crate::store::SegmentRow;
 
 /// A sealed segment.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Segment {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Segment {
     /// Its first offset.
-    base_offset: u64,
+    pub base_offset: u64,
     /// Its end, excluded.
-    end_offset: u64,
+    pub end_offset: u64,
     /// Frames in it.
-    records: u64,
+    pub records: u64,
     /// Bytes of the frames.
-    plain_bytes: u64,
+    pub plain_bytes: u64,
     /// Bytes of the file.
-    object_bytes: u64,
+    pub object_bytes: u64,
     /// SHA-256 of the frames, in hex.
-    content_digest: String,
+    pub content_digest: String,
     /// SHA-256 of the file, in hex.
-    object_digest: String,
+    pub object_digest: String,
     /// Time of its first append, in milliseconds since the Unix epoch.
-    first_time_ms: i64,
+    pub first_time_ms: i64,
     /// Time of its last append, in milliseconds since the Unix epoch.
-    last_time_ms: i64,
+    pub last_time_ms: i64,
     /// When it was sealed, in milliseconds since the Unix epoch.
-    sealed_at_ms: i64,
+    pub sealed_at_ms: i64,
     /// Digest of the artifact it became; null until it is in the object store.
-    artifact: Option<String>,
+    pub artifact: Option<String>,
 }
 
 impl From<SegmentRow> for Segment {

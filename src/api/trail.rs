@@ -1,7 +1,7 @@
 //! `GET /api/v1/trail`: who did what, and who was refused what.
 
 use axum::{Json, extract::State};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
@@ -12,31 +12,35 @@ use super::{
 use crate::identity::TrailRow;
 
 /// An act that was done or refused.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Act {
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Act {
     /// Its number; later ones have higher numbers.
-    id: i64,
+    pub id: i64,
     /// When, in milliseconds since the Unix epoch.
-    at_ms: i64,
+    pub at_ms: i64,
     /// Whose: a key's id, a token's subject, or `unknown`.
-    principal: String,
+    pub principal: String,
+    /// How they proved who they are: `open` (nobody asked), `key`, `token`,
+    /// `source` or `local`.
+    #[schema(value_type = String)]
+    pub scheme: crate::identity::Scheme,
     /// What was done: `keys.create`.
-    act: String,
+    pub act: String,
     /// What to.
-    subject: String,
+    pub subject: String,
     /// `done` or `refused`.
     #[schema(value_type = String)]
-    outcome: crate::identity::Outcome,
+    pub outcome: crate::identity::Outcome,
     /// The particulars; of a refusal its code.
-    detail: String,
+    pub detail: String,
     /// Where they came from.
-    peer: Option<String>,
+    pub peer: Option<String>,
     /// The request's id.
-    request_id: Option<String>,
+    pub request_id: Option<String>,
     /// How often, where the same was refused again and again.
-    times: u64,
+    pub times: u64,
     /// The last time, in milliseconds since the Unix epoch.
-    last_ms: i64,
+    pub last_ms: i64,
 }
 
 impl From<TrailRow> for Act {
@@ -46,6 +50,7 @@ impl From<TrailRow> for Act {
             id,
             at_ms: entry.at_ms,
             principal: entry.principal.to_string(),
+            scheme: entry.scheme,
             act: entry.act.into_owned(),
             subject: entry.subject,
             outcome: entry.outcome,

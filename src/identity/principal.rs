@@ -206,7 +206,7 @@ impl RateTier {
 }
 
 /// How a principal proved who they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheme {
     /// Nobody asked: authentication is not configured.

@@ -3,7 +3,10 @@
 //!
 //! Pure: the state changes only by what is told to it, with the time.
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
 
 use super::{
     bucket::Bucket,
@@ -333,7 +336,7 @@ impl Gate {
         let retry_at = retry_at.map(|at| now_ms.saturating_add(millis(at.saturating_duration_since(now))));
         let (remaining_requests, remaining_tokens) = self.bucket.remaining(now);
         let last_failure = self.last_failure.as_ref().map(|(class, reason, at)| LastFailure {
-            class,
+            class: Cow::Borrowed(class),
             reason: reason.clone(),
             at: now_ms.saturating_sub(millis(now.saturating_duration_since(*at))),
         });

@@ -6,7 +6,7 @@
 //! work. What other processes of the pipeline spend counts as well, as far as
 //! it is written down. Pure: whoever calls brings the time.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::settings::Quota as Settings;
 use crate::embed::Work;
@@ -16,7 +16,7 @@ const DAY_MS: i64 = 86_400_000;
 const WARNING: f64 = 0.8;
 
 /// Something that is limited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = QuotaUnit)]
 pub enum Kind {

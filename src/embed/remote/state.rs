@@ -1,11 +1,13 @@
 //! What can be seen of an endpoint.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 pub use crate::breaker::Circuit;
 
 /// The state of one endpoint, for people and programs.
-#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct EndpointState {
     /// Its name in the pipeline file.
     pub name: String,
@@ -26,10 +28,10 @@ pub struct EndpointState {
 }
 
 /// A request that failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LastFailure {
     /// `rate`, `quota`, `too_large`, `input`, `transient` or `configuration`.
-    pub class: &'static str,
+    pub class: Cow<'static, str>,
     /// What the service said, or what happened; never the key.
     pub reason: String,
     /// When, in milliseconds since the Unix epoch.

@@ -206,7 +206,7 @@ fn its_state_can_be_seen_with_times_of_day() {
     fail(&mut gate, &Fault::Configuration { reason: "HTTP 404".into() }, now);
     let wrong = gate.state("a", now + seconds(2), 7_000);
     assert_eq!((wrong.circuit, wrong.retry_at), (Circuit::Open, Some(65_000)));
-    let failure = LastFailure { class: "configuration", reason: "HTTP 404".into(), at: 5_000 };
+    let failure = LastFailure { class: "configuration".into(), reason: "HTTP 404".into(), at: 5_000 };
     assert_eq!(wrong.last_failure, Some(failure));
     let json = serde_json::to_value(wrong).unwrap();
     assert_eq!((&json["circuit"], &json["last_failure"]["at"]), (&"open".into(), &5_000.into()));

@@ -53,7 +53,7 @@ pub use models::{EmbeddingSpace, Models};
 pub use page::{Page, cursor};
 pub use problem::Problem;
 pub use segments::Segment;
-pub use status::{Segments, Status};
+pub use status::{Live, Readiness, Segments, Status};
 pub use trail::Act;
 
 use self::access::Gate;

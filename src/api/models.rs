@@ -8,7 +8,7 @@ use super::{Problem, Shared};
 use crate::store::{Store, StoreError};
 
 /// The embedding spaces of the store.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Models {
     /// Oldest first.
     pub spaces: Vec<EmbeddingSpace>,

@@ -132,29 +132,29 @@ pub(super) async fn status(State(api): Shared) -> Result<Json<Status>, Problem> 
 }
 
 /// The process runs.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(super) struct Live {
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Live {
     /// `live`.
-    status: &'static str,
+    pub status: String,
 }
 
 /// Whether records are taken and found, and if not, why.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(super) struct Readiness {
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Readiness {
     /// `ready`; `degraded` if something is amiss that keeps nobody from
     /// sending; `not ready`.
-    status: &'static str,
+    pub status: String,
     /// What is amiss; with what only, for who may not see where the pipeline
     /// stands.
-    reasons: Vec<String>,
+    pub reasons: Vec<String>,
     /// What is damaged in the log and not repaired yet, for who may see it.
-    damage: Vec<Damage>,
+    pub damage: Vec<Damage>,
 }
 
 /// Whether the process runs
 #[utoipa::path(get, path = "/health/live", responses((status = 200, body = Live)))]
 pub(super) async fn live() -> Json<Live> {
-    Json(Live { status: "live" })
+    Json(Live { status: "live".to_owned() })
 }
 
 /// Whether records are taken and found
@@ -179,6 +179,7 @@ pub(super) async fn ready(State(api): Shared, request: Request) -> (StatusCode, 
         (true, false) => (StatusCode::OK, "degraded"),
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
     };
+    let status = status.to_owned();
     let amiss = hindering.into_iter().chain(degrading);
     if api.may_observe(request).await {
         let reasons = amiss.map(|reason| reason.what).collect();

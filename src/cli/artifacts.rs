@@ -9,25 +9,30 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    FOUND_WRONG, Output, PipelineFile,
+    FOUND_WRONG, Output,
+    daemon::Daemon,
     meter::Meter,
     offline,
-    output::{count, short, table, time},
+    output::{count, facts, short, table, time},
+    place::{Found, Place, PlaceError},
 };
 use crate::{
+    api::Artifact,
     artifact::{Artifacts as Registry, Verified},
-    store::ArtifactRow,
+    config::Pipeline,
     units::ByteSize,
     workbench::open_artifacts,
 };
 
-/// List, check, verify or fetch artifacts of the object store.
+/// List, show, check, verify or fetch artifacts of the object store.
 ///
 /// An artifact is an immutable object named by its SHA-256: a sealed segment,
-/// a dictionary, a corpus pack, a report, a model's description. Digests may be cut short where they stay unique.
+/// a dictionary, a corpus pack, a report, a model's description. Digests may be cut short where they stay unique,
+/// but for a daemon that is asked with --url, which has `list` and `show`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thalweg artifacts list
+  thalweg artifacts list --url https://memory.example.org --json
   thalweg artifacts check
   thalweg artifacts verify --json
   thalweg artifacts fetch 3f2a91 segment.seg.zst")]
@@ -35,7 +40,7 @@ pub struct Artifacts {
     #[command(subcommand)]
     what: What,
     #[command(flatten)]
-    pipeline: PipelineFile,
+    place: Place,
     #[command(flatten)]
     output: Output,
 }
@@ -44,6 +49,12 @@ pub struct Artifacts {
 enum What {
     /// List every artifact, oldest first
     List,
+    /// Show what is known of an artifact
+    Show {
+        /// Which
+        #[arg(value_name = "DIGEST")]
+        digest: String,
+    },
     /// Compare objects with the registry by name and size, both ways; exit
     /// code 3 if something is missing, of another size, or known to nobody
     Check(check::Check),
@@ -66,32 +77,7 @@ enum What {
 }
 
 #[derive(Debug, Serialize)]
-struct Row {
-    digest: String,
-    kind: String,
-    name: String,
-    bytes: u64,
-    location: String,
-    created_ms: i64,
-    meta: serde_json::Value,
-}
-
-impl From<ArtifactRow> for Row {
-    fn from(row: ArtifactRow) -> Self {
-        Self {
-            digest: row.digest,
-            kind: row.kind,
-            name: row.name,
-            bytes: row.bytes,
-            location: row.location,
-            created_ms: row.created_ms,
-            meta: serde_json::from_str(&row.meta).unwrap_or_default(),
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct Found {
+struct Examined {
     digest: String,
     kind: String,
     name: String,
@@ -103,51 +89,90 @@ struct Found {
 /// What verifying found.
 #[derive(Debug, Serialize)]
 struct Verification {
-    artifacts: Vec<Found>,
+    artifacts: Vec<Examined>,
     /// Objects that no row names.
     orphans: Vec<String>,
 }
 
 impl Artifacts {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let pipeline = self.pipeline.load()?;
         super::block_on(async {
-            let store = offline::store(&pipeline).await?;
-            let artifacts = open_artifacts(&pipeline, &store)?;
-            let code = match self.what {
-                What::List => {
-                    let rows: Vec<Row> = artifacts.list().await?.into_iter().map(Row::from).collect();
-                    self.output.print(&rows, |rows| list_text(rows))?;
-                    ExitCode::SUCCESS
+            match self.place.find()? {
+                Found::There(daemon) => self.there(&daemon).await,
+                Found::Here(pipeline) => {
+                    let store = offline::store(&pipeline).await?;
+                    let artifacts = open_artifacts(&pipeline, &store)?;
+                    let code = self.here(&pipeline, &artifacts).await;
+                    store.close().await;
+                    code
                 }
-                What::Check(check) => check.run(&pipeline, &artifacts, self.output).await?,
-                What::Verify { digests } => {
-                    let found = verify(&artifacts, &digests).await?;
-                    self.output.print(&found, Verification::text)?;
-                    if found.is_fine() { ExitCode::SUCCESS } else { ExitCode::from(FOUND_WRONG) }
-                }
-                What::Fetch { digest, out } => {
-                    let row = artifacts.find(&digest).await?;
-                    match artifacts.verify(&row).await? {
-                        Verified::Intact => artifacts.fetch(&row, &out).await?,
-                        Verified::Missing => {
-                            bail!("the object of {} is missing: {}", row.digest, row.location)
-                        }
-                        Verified::Altered { found } => {
-                            bail!("the object of {} is altered: its SHA-256 is {found}", row.digest)
-                        }
-                    }
-                    let row = Row::from(row);
-                    let text =
-                        |row: &Row| format!("{}  {}  {}\n", row.digest, ByteSize(row.bytes), out.display());
-                    self.output.print(&row, text)?;
-                    ExitCode::SUCCESS
-                }
-            };
-            store.close().await;
-            Ok(code)
+            }
         })
     }
+
+    async fn there(self, daemon: &Daemon) -> Result<ExitCode> {
+        let command = match self.what {
+            What::List => {
+                let list = daemon.list::<Artifact>("/api/v1/artifacts", &[], None, usize::MAX).await?;
+                print_list(list.items, self.output)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            What::Show { digest } => {
+                if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
+                    bail!(
+                        "a daemon is asked for an artifact by all 64 digits of its digest, not by `{digest}`"
+                    );
+                }
+                let artifact = daemon.get(&format!("/api/v1/artifacts/{digest}")).await?;
+                self.output.print(&artifact, show_text)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            What::Check(_) => "artifacts check",
+            What::Verify { .. } => "artifacts verify",
+            What::Fetch { .. } => "artifacts fetch",
+        };
+        Err(PlaceError::OnlyHere { command }.into())
+    }
+
+    async fn here(self, pipeline: &Pipeline, artifacts: &Registry) -> Result<ExitCode> {
+        match self.what {
+            What::List => {
+                print_list(artifacts.list().await?.into_iter().map(Artifact::from).collect(), self.output)?;
+            }
+            What::Show { digest } => {
+                let artifact = artifacts.find(&digest).await?.into();
+                self.output.print(&artifact, show_text)?;
+            }
+            What::Check(check) => return check.run(pipeline, artifacts, self.output).await,
+            What::Verify { digests } => {
+                let found = verify(artifacts, &digests).await?;
+                self.output.print(&found, Verification::text)?;
+                return Ok(if found.is_fine() { ExitCode::SUCCESS } else { ExitCode::from(FOUND_WRONG) });
+            }
+            What::Fetch { digest, out } => {
+                let row = artifacts.find(&digest).await?;
+                match artifacts.verify(&row).await? {
+                    Verified::Intact => artifacts.fetch(&row, &out).await?,
+                    Verified::Missing => {
+                        bail!("the object of {} is missing: {}", row.digest, row.location)
+                    }
+                    Verified::Altered { found } => {
+                        bail!("the object of {} is altered: its SHA-256 is {found}", row.digest)
+                    }
+                }
+                let text =
+                    |row: &Artifact| format!("{}  {}  {}\n", row.digest, ByteSize(row.bytes), out.display());
+                self.output.print(&Artifact::from(row), text)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Prints artifacts, oldest first.
+fn print_list(mut artifacts: Vec<Artifact>, output: Output) -> Result<()> {
+    artifacts.sort_by(|a, b| (a.created_ms, &a.digest).cmp(&(b.created_ms, &b.digest)));
+    Ok(output.print(&artifacts, |artifacts| list_text(artifacts))?)
 }
 
 async fn verify(artifacts: &Registry, digests: &[String]) -> Result<Verification> {
@@ -163,7 +188,7 @@ async fn verify(artifacts: &Registry, digests: &[String]) -> Result<Verification
     let mut found = Vec::new();
     for row in rows {
         let state = artifacts.verify(&row).await?;
-        found.push(Found {
+        found.push(Examined {
             digest: row.digest,
             kind: row.kind,
             name: row.name,
@@ -204,7 +229,7 @@ impl Verification {
     }
 }
 
-fn list_text(rows: &[Row]) -> String {
+fn list_text(rows: &[Artifact]) -> String {
     let mut cells = vec![["digest", "kind", "name", "size", "bytes", "created"].map(str::to_owned).to_vec()];
     cells.extend(rows.iter().map(|row| {
         vec![
@@ -217,4 +242,16 @@ fn list_text(rows: &[Row]) -> String {
         ]
     }));
     table(&cells)
+}
+
+fn show_text(artifact: &Artifact) -> String {
+    facts(&[
+        ("digest", artifact.digest.clone()),
+        ("kind", artifact.kind.clone()),
+        ("name", artifact.name.clone()),
+        ("bytes", count(artifact.bytes)),
+        ("location", artifact.location.clone()),
+        ("created", time(artifact.created_ms)),
+        ("meta", artifact.meta.to_string()),
+    ])
 }

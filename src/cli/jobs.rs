@@ -1,39 +1,46 @@
 //! `thalweg jobs`.
 
-use std::{process::ExitCode, time::Duration};
+mod queue;
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
+use self::queue::Queue;
 use super::{
-    Output, PipelineFile,
+    Output,
     meter::Meter,
-    offline,
     output::{count, facts, table, time},
+    place::Place,
 };
 use crate::{
-    clock,
-    config::Pipeline,
-    jobs::{Job, Jobs as Queue, Kind, Page, Planned, Work},
-    store::{JobFilter, JobState},
+    api::Page,
+    jobs::{Job, Kind, Planned, Work},
+    store::JobState,
 };
 
 /// Long work beside the streams: what is queued, under way and done, and when
 /// it comes again.
 ///
 /// Jobs are queued in the store, so this works beside a running daemon and
-/// without one; a daemon of the pipeline does them. After a crash they go on.
+/// without one, and, with --url, from other machines; a daemon of the pipeline
+/// does them. After a crash they go on.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thalweg jobs run audit --wait
   thalweg jobs run replay mode=restore from=1200 to=1300
   thalweg jobs run train_dictionary if_new_segments=8
   thalweg jobs list --state running
+  thalweg jobs run audit --wait --url https://memory.example.org
   thalweg jobs schedules")]
 pub struct Jobs {
     #[command(flatten)]
-    pipeline: PipelineFile,
+    place: Place,
     #[command(flatten)]
     output: Output,
     #[command(subcommand)]
@@ -74,7 +81,7 @@ enum What {
         #[arg(long, value_name = "ID")]
         before: Option<i64>,
         /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 20)]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
     },
     /// One job, with what came of it
@@ -91,24 +98,17 @@ enum What {
     Schedules,
 }
 
-/// How often it is looked for progress.
-const LOOKING: Duration = Duration::from_millis(250);
 /// How long a job waits before people are told why it may.
 const UNUSUAL: Duration = Duration::from_secs(5);
 
 impl Jobs {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let pipeline = self.pipeline.load()?;
-        super::block_on(self.on(pipeline))
-    }
-
-    async fn on(self, pipeline: Pipeline) -> Result<ExitCode> {
-        let store = offline::store(&pipeline).await?;
-        let names = (pipeline.name.as_str(), pipeline.stream.as_str());
-        let queue = Queue::new(store.clone(), names, pipeline.schedules(), clock::system());
-        let code = self.ask(&queue).await;
-        store.close().await;
-        code
+        super::block_on(async {
+            let queue = Queue::open(self.place.find()?).await?;
+            let code = self.ask(&queue).await;
+            queue.close().await;
+            code
+        })
     }
 
     async fn ask(self, queue: &Queue) -> Result<ExitCode> {
@@ -116,7 +116,7 @@ impl Jobs {
             What::Run { kind, parameters, wait } => {
                 let work = Work::of(kind, Map::from_iter(parameters))
                     .with_context(|| format!("a job `{}` cannot be asked for so", kind.as_str()))?;
-                let mut job = queue.enqueue(&work, "command line").await?;
+                let mut job = queue.enqueue(&work).await?;
                 if wait {
                     job = follow(queue, job).await?;
                 }
@@ -125,8 +125,8 @@ impl Jobs {
                 return Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS });
             }
             What::List { state, kind, before, limit } => {
-                let filter = JobFilter { state, kind: kind.map(|kind| kind.as_str().to_owned()) };
-                self.output.print(&queue.list(&filter, before, limit).await?, listed)?;
+                let page = queue.list((state, kind), before, limit).await?;
+                self.output.print(&page.items, |_| listed(&page))?;
             }
             What::Show { id } => self.output.print(&queue.get(id).await?, shown)?,
             What::Cancel { id } => self.output.print(&queue.cancel(id).await?, shown)?,
@@ -138,21 +138,29 @@ impl Jobs {
 
 /// Shows how far `job` is until it ends.
 async fn follow(queue: &Queue, mut job: Job) -> Result<Job> {
-    let (mut meter, mut waited) = (None, Duration::ZERO);
+    let (began, mut seen) = (Instant::now(), Instant::now());
+    let (mut meter, mut pause, mut told) = (None, Duration::ZERO, false);
     while !job.state.is_end() {
         if job.state == JobState::Running && job.progress.total.is_some() {
             let meter = meter.get_or_insert_with(|| Meter::new(job.progress.total));
             meter.at(job.progress.done, &format!("  {}", job.progress.note));
         }
-        if job.state == JobState::Queued && (waited..waited + LOOKING).contains(&UNUSUAL) {
+        if job.state == JobState::Queued && began.elapsed() > UNUSUAL && !told {
+            told = true;
             eprintln!(
                 "job {} waits: for other jobs, or for a daemon of this pipeline (`thalweg run`)",
                 job.id
             );
         }
-        tokio::time::sleep(LOOKING).await;
-        waited += LOOKING;
-        job = queue.get(job.id).await?;
+        pause = queue.pause(pause);
+        tokio::time::sleep(pause).await;
+        match queue.get(job.id).await {
+            Ok(now) => (job, seen) = (now, Instant::now()),
+            Err(error) if seen.elapsed() >= queue.may_be_away() => {
+                return Err(error.context(format!("job {} goes on, but cannot be watched", job.id)));
+            }
+            Err(_) => {}
+        }
     }
     Ok(job)
 }
@@ -166,8 +174,8 @@ fn parameter(text: &str) -> Result<(String, Value)> {
     Ok((key.to_owned(), parsed.unwrap_or_else(|| value.into())))
 }
 
-fn listed(page: &Page) -> String {
-    if page.jobs.is_empty() {
+fn listed(page: &Page<Job>) -> String {
+    if page.items.is_empty() {
         return "no jobs\n".into();
     }
     let heading = ["job", "kind", "state", "asked", "by", "took", "progress"].map(str::to_owned).to_vec();
@@ -183,8 +191,9 @@ fn listed(page: &Page) -> String {
             progress(job),
         ]
     };
-    let more = page.next.map(|next| format!("there are more: --before {next}\n"));
-    let rows: Vec<_> = std::iter::once(heading).chain(page.jobs.iter().map(row)).collect();
+    let last = page.items.last().filter(|_| page.next_cursor.is_some());
+    let more = last.map(|last| format!("there are more: --before {}\n", last.id));
+    let rows: Vec<_> = std::iter::once(heading).chain(page.items.iter().map(row)).collect();
     table(&rows) + &more.unwrap_or_default()
 }
 

@@ -9,11 +9,14 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    Output, PipelineFile,
+    Output,
+    daemon::Daemon,
     output::{facts, table, time},
+    place::{Found, Place, PlaceError},
 };
 use crate::{
     access::keys::{create, revoke, rotate},
+    api::Act,
     clock,
     config::Pipeline,
     identity::{ApiKey, MintedKey, NewKey, Principal, RateTier, Role},
@@ -27,7 +30,8 @@ use crate::{
 /// Keys let their bearers into a pipeline whose file has a section [auth]. A
 /// key is shown once, when it is made; only its SHA-256 is kept, in the store.
 /// What one does here a running daemon knows within 10 seconds. Each act, and
-/// what was refused to whom, is in the trail.
+/// what was refused to whom, is in the trail, which a daemon shows over --url
+/// too; keys are made, listed and revoked only where the store is.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thalweg keys create --name ingest-eu --tenant acme --role ingester --expires 90d
@@ -35,12 +39,13 @@ use crate::{
   thalweg keys list
   thalweg keys rotate KEY --overlap 24h
   thalweg keys revoke KEY
-  thalweg keys trail --json")]
+  thalweg keys trail --json
+  thalweg keys trail --url https://memory.example.org")]
 pub struct Keys {
     #[command(subcommand)]
     what: What,
     #[command(flatten)]
-    pipeline: PipelineFile,
+    place: Place,
     #[command(flatten)]
     output: Output,
 }
@@ -110,8 +115,11 @@ struct Shown {
 
 impl Keys {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let pipeline = self.pipeline.load()?;
         super::block_on(async {
+            let pipeline = match self.place.find()? {
+                Found::Here(pipeline) => pipeline,
+                Found::There(daemon) => return self.there(&daemon).await,
+            };
             // Keys come before the first start: without one nobody could
             // come in.
             std::fs::create_dir_all(&pipeline.data_dir)?;
@@ -120,6 +128,21 @@ impl Keys {
             store.close().await;
             done.map(|()| ExitCode::SUCCESS)
         })
+    }
+
+    async fn there(self, daemon: &Daemon) -> Result<ExitCode> {
+        let command = match self.what {
+            What::Trail { limit, before } => {
+                let acts = daemon.list("/api/v1/trail", &[], before, limit as usize).await?.items;
+                trail::print(&acts, self.output)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            What::Create { .. } => "keys create",
+            What::List { .. } => "keys list",
+            What::Revoke { .. } => "keys revoke",
+            What::Rotate { .. } => "keys rotate",
+        };
+        Err(PlaceError::OnlyHere { command }.into())
     }
 
     async fn work(self, pipeline: &Pipeline, store: &Store) -> Result<()> {
@@ -147,7 +170,11 @@ impl Keys {
                 keys.retain(|key| all || key.revoked_ms.is_none() && !key.is_expired(now_ms));
                 self.output.print(&keys, |keys| list(keys, now_ms))?;
             }
-            What::Trail { limit, before } => trail::print(store, before, limit, self.output).await?,
+            What::Trail { limit, before } => {
+                let rows = store.trail(before.unwrap_or(i64::MAX), limit).await?;
+                let acts: Vec<Act> = rows.into_iter().map(Act::from).collect();
+                trail::print(&acts, self.output)?;
+            }
         }
         if pipeline.auth.as_ref().is_none_or(|auth| !auth.keys) {
             eprintln!("note: pipeline `{}` takes no keys: its file has no [auth] with `keys`", pipeline.name);

@@ -9,6 +9,7 @@ mod artifacts;
 mod audit;
 mod backup;
 mod bench;
+mod capabilities;
 mod check;
 mod daemon;
 mod dead_letters;
@@ -16,6 +17,7 @@ mod dictionaries;
 mod doctor;
 mod embed_server;
 mod erase;
+mod health;
 mod jobs;
 mod keys;
 mod manual;
@@ -24,6 +26,8 @@ mod models;
 mod offline;
 mod output;
 mod pack;
+mod place;
+mod quota;
 mod reload;
 mod replay;
 mod restore;
@@ -33,6 +37,7 @@ mod search;
 mod segments;
 mod send;
 mod service;
+mod simulate;
 mod status;
 mod webhooks;
 mod why;
@@ -46,6 +51,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 pub use output::Output;
+use place::PlaceError;
 
 use crate::config::{self, ConfigErrors, Pipeline};
 
@@ -66,6 +72,10 @@ enum Command {
     Check(check::Check),
     Send(send::Send),
     Status(status::Status),
+    Health(health::Health),
+    Capabilities(capabilities::Capabilities),
+    Simulate(simulate::Simulate),
+    Quota(quota::Quota),
     Reload(reload::Reload),
     Search(search::Search),
     Replay(replay::Replay),
@@ -92,6 +102,9 @@ enum Command {
     Manual(manual::Manual),
 }
 
+/// The pipeline file that is meant if none is named.
+const USUAL_PIPELINE: &str = "pipelines/quickstart.toml";
+
 /// Which pipeline a command is about.
 #[derive(Clone, Debug, Args)]
 pub struct PipelineFile {
@@ -101,7 +114,7 @@ pub struct PipelineFile {
         long,
         value_name = "FILE",
         env = "THALWEG_PIPELINE",
-        default_value = "pipelines/quickstart.toml",
+        default_value = USUAL_PIPELINE,
         global = true
     )]
     pipeline: PathBuf,
@@ -128,6 +141,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(command) => command.run(),
         Command::Send(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Health(command) => command.run(),
+        Command::Capabilities(command) => command.run(),
+        Command::Simulate(command) => command.run(),
+        Command::Quota(command) => command.run(),
         Command::Reload(command) => command.run(),
         Command::Search(command) => command.run(),
         Command::Replay(command) => command.run(),
@@ -154,10 +171,8 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     done.unwrap_or_else(|error| {
         output::error(&error);
-        match error.downcast_ref::<ConfigErrors>() {
-            Some(_) => ExitCode::from(2),
-            None => ExitCode::FAILURE,
-        }
+        let misused = error.is::<ConfigErrors>() || error.is::<PlaceError>();
+        if misused { ExitCode::from(2) } else { ExitCode::FAILURE }
     })
 }
 

@@ -13,10 +13,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{
-    FOUND_WRONG, Output, PipelineFile, offline,
+    FOUND_WRONG, Output,
+    daemon::Daemon,
+    load, offline,
     output::{count, table, time},
+    place::{Place, PlaceError},
 };
 use crate::{
+    api::Models as Spaces,
     config::Pipeline,
     embed::{
         Element, Embedder, LocalModel, Provider, Settings,
@@ -26,7 +30,7 @@ use crate::{
             pull::{self, Origin},
         },
     },
-    store::{SpaceRow, Store},
+    store::Store,
     units::ByteSize,
 };
 
@@ -43,14 +47,15 @@ pub struct Models {
     #[command(subcommand)]
     what: What,
     #[command(flatten)]
-    pipeline: PipelineFile,
+    place: Place,
     #[command(flatten)]
     output: Output,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// List known models, the pipeline's, and the spaces that its store knows
+    /// List known models, the pipeline's, and the spaces that its store knows;
+    /// with --url the spaces that a daemon knows
     List,
     /// Compare the files of each model that is here with its digests, and the
     /// vectors of some sentences with those of the reference implementation;
@@ -118,45 +123,37 @@ struct Pulled {
     files: Vec<&'static str>,
 }
 
-/// An embedding space of the pipeline's store.
-#[derive(Debug, Serialize)]
-struct Space {
-    id: String,
-    provider: String,
-    model: String,
-    revision: String,
-    dimensions: usize,
-    state: &'static str,
-    vectors: u64,
-    created_ms: i64,
-}
-
 #[derive(Debug, Serialize)]
 struct Listing {
     models: Vec<Model>,
-    spaces: Vec<Space>,
+    #[serde(flatten)]
+    spaces: Spaces,
 }
 
 impl Models {
     pub(super) fn run(self) -> Result<ExitCode> {
+        if let Some(daemon) = self.place.daemon()? {
+            return self.there(&daemon);
+        }
         // Models can be looked after before there is any pipeline.
-        let pipeline = if self.pipeline.pipeline.exists() { Some(self.pipeline.load()?) } else { None };
+        let file = self.place.file();
+        let pipeline = if file.exists() { Some(load(&file)?) } else { None };
         let settings = pipeline.as_ref().map(|pipeline| pipeline.embed.clone()).unwrap_or_default();
         let verify = match self.what {
             What::Pull { name, from } => return pull(&name, from, &settings, self.output),
             What::List => false,
             What::Verify => true,
             What::Compare { sample, gold } => {
-                let pipeline = self.pipeline.load()?;
+                let pipeline = load(&file)?;
                 return super::block_on(migrate::compare(pipeline, sample, gold.as_deref(), self.output));
             }
             What::Switch { space, allow_missing } => {
                 let switched = |store| async move { migrate::switch(&store, &space, allow_missing).await };
-                return change(&self.pipeline.load()?, self.output, switched);
+                return change(&load(&file)?, self.output, switched);
             }
             What::Retire { space } => {
                 let retired = |store| async move { migrate::retire(&store, &space).await };
-                return change(&self.pipeline.load()?, self.output, retired);
+                return change(&load(&file)?, self.output, retired);
             }
         };
         let of_pipeline = Some(&settings.model)
@@ -165,12 +162,28 @@ impl Models {
         let models: Vec<Model> = names.map(|name| look(name, &settings, verify)).collect();
         let spaces = match &pipeline {
             Some(pipeline) if !verify => super::block_on(spaces(pipeline))?,
-            _ => Vec::new(),
+            _ => Spaces::default(),
         };
         let listing = Listing { models, spaces };
         self.output.print(&listing, Listing::text)?;
         let wrong = listing.models.iter().any(|model| !matches!(model.state, "verified" | "usable"));
         Ok(if verify && wrong { ExitCode::from(FOUND_WRONG) } else { ExitCode::SUCCESS })
+    }
+
+    fn there(self, daemon: &Daemon) -> Result<ExitCode> {
+        let command = match self.what {
+            What::List => {
+                let spaces: Spaces = super::block_on(daemon.get("/api/v1/models"))?;
+                self.output.print(&spaces, spaces_text)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            What::Verify => "models verify",
+            What::Pull { .. } => "models pull",
+            What::Compare { .. } => "models compare",
+            What::Switch { .. } => "models switch",
+            What::Retire { .. } => "models retire",
+        };
+        Err(PlaceError::OnlyHere { command }.into())
     }
 }
 
@@ -272,23 +285,11 @@ fn examine(name: &str, settings: &Settings, folder: &Path, compute: bool) -> Res
     Ok(checked)
 }
 
-async fn spaces(pipeline: &Pipeline) -> Result<Vec<Space>> {
-    let Some(store) = offline::find_store(pipeline).await? else { return Ok(Vec::new()) };
-    let mut spaces = Vec::new();
-    for SpaceRow { space_key, space, space_id, state, created_ms } in store.spaces().await? {
-        spaces.push(Space {
-            id: space_id,
-            provider: space.provider,
-            model: space.model,
-            revision: space.revision,
-            dimensions: space.dimensions,
-            state: state.as_str(),
-            vectors: store.vectors_in(space_key).await?,
-            created_ms,
-        });
-    }
+async fn spaces(pipeline: &Pipeline) -> Result<Spaces> {
+    let Some(store) = offline::find_store(pipeline).await? else { return Ok(Spaces::default()) };
+    let spaces = Spaces::of(&store).await;
     store.close().await;
-    Ok(spaces)
+    Ok(spaces?)
 }
 
 impl Listing {
@@ -302,21 +303,25 @@ impl Listing {
                 text += &format!("    {problem}\n");
             }
         }
-        if self.spaces.is_empty() {
-            return text;
+        match self.spaces.spaces.is_empty() {
+            true => text,
+            false => format!("{text}\n{}", spaces_text(&self.spaces)),
         }
-        let heading = ["space", "model", "dimensions", "state", "vectors", "since"];
-        let mut cells = vec![heading.map(str::to_owned).to_vec()];
-        cells.extend(self.spaces.iter().map(|space| {
-            vec![
-                space.id.clone(),
-                format!("{}/{}", space.provider, space.model),
-                space.dimensions.to_string(),
-                space.state.to_owned(),
-                count(space.vectors),
-                time(space.created_ms),
-            ]
-        }));
-        format!("{text}\n{}", table(&cells))
     }
+}
+
+fn spaces_text(Spaces { spaces }: &Spaces) -> String {
+    let heading = ["space", "model", "dimensions", "state", "vectors", "since"];
+    let mut cells = vec![heading.map(str::to_owned).to_vec()];
+    cells.extend(spaces.iter().map(|space| {
+        vec![
+            space.id.clone(),
+            format!("{}/{}", space.provider, space.model),
+            space.dimensions.to_string(),
+            space.state.clone(),
+            count(space.vectors),
+            time(space.created_ms),
+        ]
+    }));
+    table(&cells)
 }

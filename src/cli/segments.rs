@@ -12,15 +12,21 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
-use super::{Output, PipelineFile};
+use super::{
+    Output,
+    place::{Found, Place},
+};
 use crate::log::{LogReader, Segment};
 
 /// List, inspect, print, verify, repair or seal segments of the log.
 ///
 /// All but `repair` and `seal` only read, and work beside a running daemon.
+/// With --url `list` and `inspect` show what a daemon has of the sealed ones;
+/// the others work only where the data is.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   thalweg segments list
+  thalweg segments list --url https://memory.example.org
   thalweg segments inspect 0 --json
   thalweg segments cat 0 --jsonl | jq .text
   thalweg segments verify
@@ -30,16 +36,17 @@ pub struct Segments {
     #[command(subcommand)]
     what: What,
     #[command(flatten)]
-    pipeline: PipelineFile,
+    place: Place,
     #[command(flatten)]
     output: Output,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// List the segments of the stream
+    /// List the segments of the stream; with --url the sealed ones
     List,
-    /// Show what a segment holds, block by block
+    /// Show what a segment holds, block by block; with --url what the catalog
+    /// says of a sealed one
     Inspect {
         /// An offset in the segment, such as its first
         #[arg(value_name = "BASE")]
@@ -87,14 +94,21 @@ enum What {
 
 impl Segments {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let pipeline = self.pipeline.load()?;
+        let (place, output) = (self.place, self.output);
         match self.what {
-            What::List => super::block_on(list::list(&pipeline, self.output)),
-            What::Inspect { base } => inspect::inspect(&pipeline, base, self.output),
-            What::Cat { base, jsonl } => cat::cat(&pipeline, base, jsonl),
-            What::Verify { targets } => super::block_on(verify::verify(&pipeline, &targets, self.output)),
-            What::Repair { dry_run } => super::block_on(repair::repair(&pipeline, dry_run, self.output)),
-            What::Seal => super::block_on(seal::seal(pipeline, self.output)),
+            What::List => super::block_on(list::list(place.find()?, output)),
+            What::Inspect { base } => match place.find()? {
+                Found::Here(pipeline) => inspect::inspect(&pipeline, base, output),
+                Found::There(daemon) => super::block_on(inspect::inspect_there(&daemon, base, output)),
+            },
+            What::Cat { base, jsonl } => cat::cat(&place.here("segments cat")?, base, jsonl),
+            What::Verify { targets } => {
+                super::block_on(verify::verify(&place.here("segments verify")?, &targets, output))
+            }
+            What::Repair { dry_run } => {
+                super::block_on(repair::repair(&place.here("segments repair")?, dry_run, output))
+            }
+            What::Seal => super::block_on(seal::seal(place.here("segments seal")?, output)),
         }
     }
 }

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use serde::Deserialize;
-use serde_json::json;
 
 use super::{FOUND_WRONG, Output, daemon::Daemon, output::facts};
-use crate::pipeline::why::{Fate, Whereabouts};
+use crate::{
+    api::{Answer, Question},
+    pipeline::why::{Fate, Whereabouts},
+};
 
 /// Show where a record is, and what keeps it from being found.
 ///
@@ -46,19 +47,17 @@ fn place(text: &str) -> Result<Place, String> {
     Ok(Place { stream, offset })
 }
 
-#[derive(Debug, Deserialize)]
-struct Answer {
-    record: Whereabouts,
-}
-
 impl Why {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let question = json!({"about": "record", "offset": self.record.offset});
-        let Answer { record } = super::block_on(self.daemon.post("/api/v1/query", &question))?;
+        let question = Question::Record { offset: self.record.offset };
+        let answer: Answer = super::block_on(self.daemon.post("/api/v1/query", &question))?;
+        let Answer::Record { record } = answer else {
+            bail!("the daemon at {} answered another question", self.daemon.url)
+        };
         if let Some(stream) = self.record.stream.filter(|stream| *stream != record.stream) {
             bail!("the daemon at {} has stream `{}`, not `{stream}`", self.daemon.url, record.stream);
         }
-        self.output.print(&record, text)?;
+        self.output.print(&*record, text)?;
         Ok(match record.fate {
             Fate::Unknown | Fate::InFlight | Fate::Deferred | Fate::Lost => ExitCode::from(FOUND_WRONG),
             Fate::Indexed | Fate::Rejected | Fate::Deduplicated | Fate::DeadLettered => ExitCode::SUCCESS,

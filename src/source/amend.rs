@@ -24,6 +24,11 @@ impl Field {
         Self { key: key.into(), value: value.into() }
     }
 
+    /// Its key and the value.
+    pub fn parts(&self) -> (String, String) {
+        (self.key.clone(), self.value.clone())
+    }
+
     fn entry(&self) -> (&str, Scalar<'_>) {
         let value = match self.value.parse() {
             Ok(ms) if self.key == "ts" => Scalar::Int(ms),

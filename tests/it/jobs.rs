@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, sqlite::SqliteConnectOptions};
 
 use crate::{
-    cli::{fails, json_of, pipeline},
+    cli::{fails, json_of, pipeline, thalweg},
     daemon::{Daemon, Site, TCP, eventually},
     postgres,
     producer::{Producer, frame},
@@ -86,11 +86,9 @@ async fn every_kind_of_job_is_done_by_the_daemon_and_says_what_came_of_it() {
     fails(1, &["jobs", "cancel", &failed["id"].to_string(), "-p", &file], "is failed already");
 
     let page = jobs(&site, 0, &["list", "--limit", "2"]);
-    assert_eq!(
-        (&page["jobs"][0]["kind"], &page["next"]),
-        (&json!("re_embed"), &page["jobs"][1]["id"]),
-        "{page}"
-    );
+    assert_eq!((page.as_array().unwrap().len(), &page[0]["kind"]), (2, &json!("re_embed")), "{page}");
+    let text = thalweg(&["jobs", "list", "--limit", "2", "-p", &file]).stdout;
+    assert!(String::from_utf8(text).unwrap().contains(&format!("--before {}", page[1]["id"])));
     let metrics = daemon.get("/metrics").await.1;
     assert!(metrics.contains("jobs_ended_total{kind=\"audit\",state=\"done\"} 1"), "{metrics}");
     daemon.stop_drained();
@@ -175,7 +173,7 @@ async fn a_time_that_was_missed_is_made_up_for_once() {
     let yearly = "[[schedule]]\njob = \"audit\"\ncron = \"0 0 1 1 *\"\n";
     let passing = "[[schedule]]\njob = \"pack\"\ncron = \"0 0 1 1 *\"\ncatch_up = false\n";
     let site = Site::new(&format!("{TCP}{yearly}{passing}"));
-    let audits = || jobs(&site, 0, &["list", "--kind", "audit"])["jobs"].as_array().unwrap().clone();
+    let audits = || jobs(&site, 0, &["list", "--kind", "audit"]).as_array().unwrap().clone();
     let daemon = filled(&site, 5).await;
     let planned = jobs(&site, 0, &["schedules"]);
     let names: Vec<_> = planned.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
@@ -199,7 +197,7 @@ async fn a_time_that_was_missed_is_made_up_for_once() {
         assert!(audits[0]["due_ms"].as_i64().unwrap() > next - 367 * DAY, "the last of them: {audits:?}");
     }
     let packs = jobs(&site, 0, &["list", "--kind", "pack"]);
-    assert_eq!(packs["jobs"], json!([]), "it was passed over");
+    assert_eq!(packs, json!([]), "it was passed over");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,7 +216,7 @@ async fn two_daemons_on_one_store_keep_each_due_time_once() {
     }
     let done = |kind: &str| {
         let page = jobs(&one, 0, &["list", "--limit", "500", "--kind", kind, "--state", "done"]);
-        page["jobs"].as_array().unwrap().clone()
+        page.as_array().unwrap().clone()
     };
     eventually("some are done", async || done("orphan_check").len() >= 4 && done("audit").len() >= 6).await;
     for daemon in daemons {

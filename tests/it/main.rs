@@ -41,6 +41,7 @@ mod providers;
 mod proxy;
 mod redis;
 mod reload;
+mod remote;
 mod repair;
 mod rerun;
 mod retention;

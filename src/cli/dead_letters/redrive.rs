@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Result;
-use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::{
+    api::RedriveOutcome,
     cli::{Output, output::table},
     clock,
     secret::Secret,
@@ -18,15 +18,6 @@ use crate::{
     store::{DeadLetter, Store},
 };
 
-/// What became of one dead letter.
-#[derive(Debug, Serialize)]
-struct Outcome {
-    id: i64,
-    /// `redriven`, `refused`, `unanswered` or `kept`.
-    outcome: &'static str,
-    why: Option<String>,
-}
-
 /// Sends `letters` to `to` and marks those that are acknowledged. What would
 /// be refused again for the same fault is not sent: the server would keep it
 /// as one more dead letter.
@@ -35,8 +26,7 @@ pub(super) async fn redrive(
     letters: Vec<DeadLetter>,
     (to, key): (Target, Option<Secret>),
     set: &[Field],
-    output: Output,
-) -> Result<ExitCode> {
+) -> Result<Vec<RedriveOutcome>> {
     let mut outcomes = Vec::new();
     let mut sent = Vec::new();
     let (input, frames) = mpsc::channel(letters.len().max(1));
@@ -47,7 +37,7 @@ pub(super) async fn redrive(
                 let _ = input.try_send(Frames { bytes: frame, count: 1 });
                 sent.push(letter.id);
             }
-            Err(why) => outcomes.push(Outcome { id: letter.id, outcome: "kept", why: Some(why) }),
+            Err(why) => outcomes.push(outcome(letter.id, "kept", Some(why))),
         }
     }
     drop(input);
@@ -72,23 +62,32 @@ pub(super) async fn redrive(
         outcomes.push(if acked.contains(&frame) {
             let first = store.mark_redriven(id, clock::system_ms()).await?;
             let why = (!first).then(|| "it was sent again by somebody else at the same time too".to_owned());
-            Outcome { id, outcome: "redriven", why }
+            outcome(id, "redriven", why)
         } else if let Some(error) = error.as_ref().filter(|_| refused.is_none()) {
-            Outcome { id, outcome: "unanswered", why: Some(error.to_string()) }
+            outcome(id, "unanswered", Some(error.to_string()))
         } else {
-            Outcome { id, outcome: "refused", why: refused }
+            outcome(id, "refused", refused)
         });
     }
-    outcomes.sort_unstable_by_key(|outcome| outcome.id);
+    Ok(outcomes)
+}
+
+/// What became of one.
+pub(super) fn outcome(id: i64, outcome: &str, why: Option<String>) -> RedriveOutcome {
+    RedriveOutcome { id, outcome: outcome.to_owned(), why }
+}
+
+/// Prints what became of them; exit code 1 unless all were taken.
+pub(super) fn told(outcomes: &[RedriveOutcome], output: Output) -> Result<ExitCode> {
     output.print(&outcomes, |outcomes| text(outcomes))?;
     let all = outcomes.iter().all(|outcome| outcome.outcome == "redriven");
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn text(outcomes: &[Outcome]) -> String {
+fn text(outcomes: &[RedriveOutcome]) -> String {
     let mut cells = vec![["id", "outcome", "why"].map(str::to_owned).to_vec()];
     cells.extend(outcomes.iter().map(|outcome| {
-        vec![outcome.id.to_string(), outcome.outcome.to_owned(), outcome.why.clone().unwrap_or_default()]
+        vec![outcome.id.to_string(), outcome.outcome.clone(), outcome.why.clone().unwrap_or_default()]
     }));
     table(&cells)
 }

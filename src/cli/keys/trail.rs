@@ -3,34 +3,30 @@
 use anyhow::Result;
 
 use crate::{
+    api::Act,
     cli::{
         Output,
         output::{count, table, time},
     },
-    identity::TrailRow,
-    store::Store,
 };
 
-/// Prints at most `limit` rows before the number `before`, the newest first.
-pub(super) async fn print(store: &Store, before: Option<i64>, limit: u32, output: Output) -> Result<()> {
-    let rows = store.trail(before.unwrap_or(i64::MAX), limit).await?;
-    output.print(&rows, |rows| text(rows))?;
-    Ok(())
+/// Prints acts, the newest first.
+pub(super) fn print(acts: &[Act], output: Output) -> Result<()> {
+    Ok(output.print(&acts, |acts| text(acts))?)
 }
 
-fn text(rows: &[TrailRow]) -> String {
+fn text(acts: &[Act]) -> String {
     let heading = ["ID", "AT", "WHO", "ACT", "ON", "OUTCOME", "TIMES", "DETAIL", "FROM"];
     let mut lines = vec![heading.map(str::to_owned).to_vec()];
-    lines.extend(rows.iter().map(|row| {
-        let TrailRow { id, entry, times, .. } = row;
+    lines.extend(acts.iter().map(|entry| {
         vec![
-            id.to_string(),
+            entry.id.to_string(),
             time(entry.at_ms),
             printable(&entry.principal),
             printable(&entry.act),
             printable(&entry.subject),
             entry.outcome.name().into(),
-            count(*times),
+            count(entry.times),
             printable(&entry.detail),
             printable(entry.peer.as_deref().unwrap_or("-")),
         ]

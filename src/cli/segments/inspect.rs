@@ -7,9 +7,12 @@ use serde_json::{Value, json};
 
 use super::{raw_state, segment_at};
 use crate::{
+    api::Segment as Sealed,
     artifact::hex,
     cli::{
-        Output, offline,
+        Output,
+        daemon::Daemon,
+        offline,
         output::{count, facts, table, time},
     },
     config::Pipeline,
@@ -29,6 +32,27 @@ pub(super) fn inspect(pipeline: &Pipeline, base: u64, output: Output) -> Result<
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the catalog of a daemon says of the sealed segment that holds `offset`.
+pub(super) async fn inspect_there(daemon: &Daemon, offset: u64, output: Output) -> Result<ExitCode> {
+    let sealed: Sealed = daemon.get(&format!("/api/v1/segments/{offset}")).await?;
+    output.print(&sealed, catalog_text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn catalog_text(sealed: &Sealed) -> String {
+    facts(&[
+        ("offsets", format!("{}..{}", sealed.base_offset, sealed.end_offset)),
+        ("records", count(sealed.records)),
+        ("frames", ByteSize(sealed.plain_bytes).to_string()),
+        ("file", ByteSize(sealed.object_bytes).to_string()),
+        ("content digest", sealed.content_digest.clone()),
+        ("object digest", sealed.object_digest.clone()),
+        ("record times", format!("{} to {}", time(sealed.first_time_ms), time(sealed.last_time_ms))),
+        ("sealed", time(sealed.sealed_at_ms)),
+        ("artifact", sealed.artifact.clone().unwrap_or_else(|| "not in the object store yet".into())),
+    ])
 }
 
 fn sealed_json(reader: &Reader) -> Value {

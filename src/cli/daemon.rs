@@ -124,13 +124,15 @@ impl Daemon {
             Some(key) => request.bearer_auth(key.reveal()),
             None => request,
         };
-        let response = request.send().await.map_err(|error| match error.is_timeout() && !error.is_connect() {
-            true => anyhow::Error::new(error).context(format!(
-                "{url} has not answered in time; what it was asked for may be done yet: its log says so"
-            )),
-            false => anyhow::Error::new(error)
-                .context(format!("no daemon answers at {url}; is `thalweg run` up, and its [http] there?")),
-        })?;
+        let response =
+            request.send().await.map_err(|error| match error.is_timeout() && !error.is_connect() {
+                true => anyhow::Error::new(error).context(format!(
+                    "{url} has not answered in time; what it was asked for may be done yet: its log says so"
+                )),
+                false => anyhow::Error::new(error).context(format!(
+                    "no daemon answers at {url}; is `thalweg run` up, and its [http] there?"
+                )),
+            })?;
         let status = response.status();
         let body = response.bytes().await.with_context(|| format!("{url} broke off its answer"))?;
         Ok(Said { url, status, body })
@@ -208,6 +210,6 @@ mod tests {
         let of = [("kind", Some("a&b=c #/?".to_owned())), ("state", None)];
         assert_eq!(at("memory:7400/", &of), "http://memory:7400/api/v1/jobs?kind=a%26b%3Dc+%23%2F%3F");
         assert_eq!(at("https://memory/thalweg", &[]), "https://memory/thalweg/api/v1/jobs");
-        assert!(Daemon::new("http://".into(), None).at("/x", &[]).is_err());
+        assert!(Daemon::new("http://[".into(), None).at("/x", &[]).is_err());
     }
 }

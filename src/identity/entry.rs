@@ -18,7 +18,7 @@ pub enum Outcome {
 
 /// An act, as the trail keeps it. Names of tenants are no part of it, nor
 /// what was shown as credentials: the trail outlives both.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: i64,
@@ -41,12 +41,11 @@ pub struct Entry {
 }
 
 /// A row of the trail.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrailRow {
     /// Its number; later rows have higher ones.
     pub id: i64,
     /// What happened, the first time.
-    #[serde(flatten)]
     pub entry: Entry,
     /// How often, where the same was refused again and again.
     pub times: u64,

@@ -56,7 +56,7 @@ pub enum JobsError {
 }
 
 /// Some jobs, the latest first.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Page {
     /// The jobs.
     pub jobs: Vec<Job>,

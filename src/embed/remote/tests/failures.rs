@@ -327,7 +327,7 @@ async fn an_endpoints_state_can_be_seen_without_its_key() {
     let retry_in = state.retry_at.unwrap() - NOON;
     assert!((59_000..=60_000).contains(&retry_in), "{retry_in} ms");
     let failure = state.last_failure.unwrap();
-    assert_eq!((failure.class, failure.reason.as_str()), ("configuration", "HTTP 403: no: (secret)"));
+    assert_eq!((&*failure.class, failure.reason.as_str()), ("configuration", "HTTP 403: no: (secret)"));
 }
 
 #[tokio::test]

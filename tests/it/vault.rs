@@ -18,7 +18,7 @@ use axum::{
 use serde_json::{Value, json};
 use thalweg::{
     config::{self, Pipeline, Problem},
-    http_server::Server,
+    http_server::{Routes, Server},
     tls::{self, Tls},
 };
 use tokio::net::TcpListener;
@@ -85,7 +85,10 @@ impl FakeVault {
             answer(&answering, uri.path(), &headers).await
         });
         let serving = async move {
-            Server::new(listener, tls, 100).serve(router, CancellationToken::new()).await.unwrap();
+            Server::new(Arc::new(listener), tls, 100)
+                .serve(Routes::new(router), CancellationToken::new())
+                .await
+                .unwrap();
         };
         let _serving = AbortOnDropHandle::new(tokio::spawn(serving));
         Self { url, token, state, _serving }

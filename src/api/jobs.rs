@@ -37,12 +37,12 @@ pub(super) struct Wanted {
 }
 
 /// A part of the list of jobs.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct JobPage {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JobPage {
     /// The jobs, the latest first.
-    pub items: Vec<Job>,
+    items: Vec<Job>,
     /// Where the next page begins; null on the last.
-    pub next_cursor: Option<String>,
+    next_cursor: Option<String>,
 }
 
 /// The schedules in force.

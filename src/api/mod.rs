@@ -48,7 +48,7 @@ pub use bodies::Bodies;
 pub use dead_letters::{Letter, Redrive, RedriveOutcome, Redriven};
 pub use embedding::{Providers, Quota, QuotaKindState};
 pub use idempotency::Idempotency;
-pub use jobs::{JobPage, Schedules};
+pub use jobs::Schedules;
 pub use models::{EmbeddingSpace, Models};
 pub use page::{Page, cursor};
 pub use problem::Problem;

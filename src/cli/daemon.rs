@@ -52,9 +52,11 @@ pub(super) struct Said {
     body: Bytes,
 }
 
-/// How long an answer is waited for; a daemon gives one within its `[http]
-/// request_timeout`, 90 s unless its pipeline file says otherwise.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long it is waited to be shown something.
+const TO_SEE: Duration = Duration::from_secs(30);
+/// How long it is waited for something to be done; a daemon answers within its
+/// `[http] request_timeout`, 90 s unless its pipeline file says otherwise.
+const TO_DO: Duration = Duration::from_secs(120);
 /// Items of a page at most.
 const PAGE: usize = 1_000;
 
@@ -119,7 +121,8 @@ impl Daemon {
         if self.key.is_some() && url.scheme() == "http" && !http_client::stays_here(&url) {
             bail!("{url} would be sent the key in the clear; write https://, or ask on that machine itself");
         }
-        let request = complete(self.client(&url)?.request(method, url.clone()).timeout(PATIENCE));
+        let patience = if method == Method::GET { TO_SEE } else { TO_DO };
+        let request = complete(self.client(&url)?.request(method, url.clone()).timeout(patience));
         let request = match &self.key {
             Some(key) => request.bearer_auth(key.reveal()),
             None => request,

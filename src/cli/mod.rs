@@ -3,7 +3,7 @@
 //! Exit codes: 0 done; 1 failed; 2 the arguments or the pipeline file are
 //! wrong; 3 stopped with work left for the next start (`run`), or something
 //! was found that is not as it should be (`verify`, `doctor`, `replay`,
-//! `audit`, `restore`).
+//! `audit`, `restore`, `health`, `why`).
 
 mod artifacts;
 mod audit;

@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpListener,
+    process::Command,
 };
 
 use serde_json::{Value, json};
@@ -212,6 +213,15 @@ fn a_missing_right_a_missing_daemon_and_two_places_are_told_apart() {
         fails(1, &nobody, "no daemon answers at http://127.0.0.1:9/api/v1/");
         fails(2, &[&nobody[..], &["-p", &pipeline(&served.site)]].concat(), "give one of them");
     }
+    // What the environment says decides neither.
+    let set = |name: &str, value: &str, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thalweg"));
+        let output = command.args(args).env(name, value).env_remove("THALWEG_LOG").output().unwrap();
+        assert!(output.status.success(), "{name} {args:?}: {}", text(&output));
+    };
+    set("THALWEG_URL", "http://127.0.0.1:9", &["jobs", "list", "-p", &pipeline(&served.site)]);
+    let there = ["jobs", "list", "--url", &served.daemon.http, "--key", &operator];
+    set("THALWEG_PIPELINE", "nowhere.toml", &there);
     for command in ["health", "capabilities", "quota"] {
         fails(1, &[command, "--url", "http://127.0.0.1:9"], "no daemon answers");
     }
@@ -265,7 +275,7 @@ fn every_route_of_the_interface_is_served_by_a_command() {
     // One at a time, and slowly: the second is there to be cancelled.
     served.there(0, &["jobs", "run", "replay"]);
     let job = served.there(0, &["jobs", "run", "replay", "from=1"])["id"].to_string();
-    let commands: [(&str, &[&str]); 24] = [
+    let commands: [(&str, &[&str]); 26] = [
         ("GET /health/live", &["health", "--live"]),
         ("GET /health/ready", &["health"]),
         ("GET /health/providers", &["quota", "--providers"]),
@@ -275,6 +285,8 @@ fn every_route_of_the_interface_is_served_by_a_command() {
         ("POST /api/v1/search", &["search", "--tenant", "default", "herons"]),
         ("POST /api/v1/query", &["why", "3"]),
         ("POST /api/v1/simulate", &["simulate", "ingest", "1000"]),
+        ("POST /api/v1/simulate", &["simulate", "replay", "--from", "3"]),
+        ("POST /api/v1/simulate", &["simulate", "re_embed"]),
         ("GET /api/v1/embedding/quota", &["quota"]),
         ("GET /api/v1/segments", &["segments", "list"]),
         ("GET /api/v1/segments/{offset}", &["segments", "inspect", "3"]),

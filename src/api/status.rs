@@ -8,7 +8,15 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::{Api, Problem, Shared};
-use crate::{embed::Embedder, metrics, pipeline::progress::Snapshot, store::Damage};
+use crate::{
+    embed::Embedder,
+    metrics,
+    pipeline::{
+        progress::Snapshot,
+        stages::{Stage, Standing, stages},
+    },
+    store::Damage,
+};
 
 /// Where a pipeline stands.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
@@ -27,6 +35,9 @@ pub struct Status {
     pub in_flight: u64,
     /// What became of the others.
     pub derived: Snapshot,
+    /// The stages that records pass, in this order.
+    #[serde(default)]
+    pub stages: Vec<Stage>,
     /// Sealed segments.
     pub segments: Segments,
     /// Bytes of the database.
@@ -72,13 +83,31 @@ impl Api {
         let derived = self.progress.snapshot();
         let end_offset = self.log.end_offset();
         let mut segments = Segments::default();
+        let mut sealed_end = 0;
         for row in self.searcher.store.segments(self.log.stream()).await? {
+            sealed_end = row.end_offset.max(sealed_end);
             segments.sealed += 1;
             segments.records += row.records;
             segments.plain_bytes += row.plain_bytes;
             segments.object_bytes += row.object_bytes;
         }
+        let standing = Standing {
+            now_ms: (self.clock)(),
+            end_offset,
+            closed_end: self.log.durable().borrow().active_base,
+            sealed_end,
+            log: self.intake.backlog(),
+            log_trouble: self
+                .log
+                .failed()
+                .map(ToString::to_string)
+                .or(self.log.full().map(|why| why.to_string())),
+            derived: &derived,
+            underway: self.progress.flow.loads(),
+        };
+        let stages = stages(&standing);
         Ok(Status {
+            stages,
             pipeline: self.pipeline.clone(),
             stream: self.log.stream().to_owned(),
             batch_tag: self.batch_tag.clone(),

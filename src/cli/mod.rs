@@ -39,6 +39,7 @@ mod send;
 mod service;
 mod simulate;
 mod status;
+mod top;
 mod webhooks;
 mod why;
 
@@ -77,6 +78,7 @@ enum Command {
     Simulate(simulate::Simulate),
     Quota(quota::Quota),
     Reload(reload::Reload),
+    Top(top::Top),
     Search(search::Search),
     Replay(replay::Replay),
     Retention(retention::Retention),
@@ -146,6 +148,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Simulate(command) => command.run(),
         Command::Quota(command) => command.run(),
         Command::Reload(command) => command.run(),
+        Command::Top(command) => command.run(),
         Command::Search(command) => command.run(),
         Command::Replay(command) => command.run(),
         Command::Retention(command) => command.run(),

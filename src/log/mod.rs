@@ -71,7 +71,10 @@ mod writer;
 use std::{
     collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -185,6 +188,9 @@ pub(crate) struct Shared {
     segments: RwLock<BTreeMap<u64, Segment>>,
     failed: OnceLock<AppendError>,
     full: RwLock<Option<AppendError>>,
+    /// When the group under way was begun, in milliseconds since the Unix
+    /// epoch; 0 while there is none.
+    writing_since_ms: AtomicI64,
     /// Damage of segments that are no raw ones any more, or never were.
     damage: Mutex<Vec<Damage>>,
 }
@@ -230,12 +236,26 @@ impl Shared {
     }
 }
 
+/// What the log has taken and not answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Bytes in the queue, those that are being written among them.
+    pub bytes: u64,
+    /// Bytes that it has room for.
+    pub most_bytes: u64,
+    /// When the group that is being written was begun, in milliseconds since
+    /// the Unix epoch.
+    pub writing_since_ms: Option<i64>,
+}
+
 /// The writing end of a stream. Cheap to clone; the writer ends when the last
 /// clone is dropped.
 #[derive(Clone, Debug)]
 pub struct LogWriter {
     requests: Sender<Request>,
     room: Arc<Semaphore>,
+    /// Permits of `room` while nothing waits.
+    units: usize,
     shared: Arc<Shared>,
     ack: Ack,
 }
@@ -314,6 +334,17 @@ impl LogWriter {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Scrub(reply)).map_err(|_| AppendError::Closed)?;
         answer.await.unwrap_or(Err(AppendError::Closed))
+    }
+
+    /// What is taken and not answered at the moment.
+    pub fn backlog(&self) -> Backlog {
+        let bytes = |units: usize| (units * ROOM_UNIT_BYTES) as u64;
+        let since = self.shared.writing_since_ms.load(Ordering::Relaxed);
+        Backlog {
+            bytes: bytes(self.units.saturating_sub(self.room.available_permits())),
+            most_bytes: bytes(self.units),
+            writing_since_ms: (since != 0).then_some(since),
+        }
     }
 
     /// Name of the stream.
@@ -395,7 +426,7 @@ impl Ready {
         };
         let units = settings.queue_bytes.as_usize() / ROOM_UNIT_BYTES + 2;
         let room = Arc::new(Semaphore::new(units));
-        let handle = LogWriter { requests, room, shared, ack: settings.ack };
+        let handle = LogWriter { requests, room, units, shared, ack: settings.ack };
         Ok(Self { writer, handle, lock, report: recovered.report })
     }
 }

@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     ops::ControlFlow,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -115,7 +115,10 @@ impl Writer {
             }
             Ok(Request::Item(first)) => {
                 let (items, most_bytes) = self.gather(first);
-                self.commit(items, most_bytes)
+                self.shared.writing_since_ms.store((self.clock)(), Ordering::Relaxed);
+                let done = self.commit(items, most_bytes);
+                self.shared.writing_since_ms.store(0, Ordering::Relaxed);
+                done
             }
             Err(RecvTimeoutError::Timeout) => self.close_if_due(),
             Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(self.sync()),

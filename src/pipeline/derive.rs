@@ -33,6 +33,7 @@ use super::{
     damage::DamageRegister,
     defer::Outage,
     deriver::{Deriver, Frame, Judged},
+    flow::{Part, Underway},
     progress::Progress,
     serving::{Served, Serving},
 };
@@ -51,7 +52,7 @@ use crate::{
 /// Bytes of the log that are read at once.
 const READ_BYTES: usize = 256 << 10;
 /// Batches between reading and commit.
-const BATCHES_AHEAD: usize = 3;
+pub(super) const BATCHES_AHEAD: usize = 3;
 
 /// Why following the log ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +117,7 @@ pub struct Ends {
 struct Prepared {
     appended_ms: Vec<(i64, u64)>,
     ready: AbortOnDropHandle<Result<Analysed, StoreError>>,
+    underway: Arc<Underway>,
 }
 
 struct Embedded {
@@ -186,11 +188,12 @@ impl Derive {
     }
 
     async fn commit(&mut self, prepared: Prepared, embedding: &Embedding) -> Result<(), DeriveError> {
-        let Prepared { appended_ms, ready } = prepared;
+        let Prepared { appended_ms, ready, underway } = prepared;
         let mut ready = match ready.await {
             Ok(ready) => ready?,
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         };
+        underway.now(Part::Commit);
         let (started, before) = (Instant::now(), self.lease.checkpoint());
         loop {
             ready.set_time((self.clock)());
@@ -206,6 +209,8 @@ impl Derive {
         let batch = ready.into_batch();
         let chunks = batch.records.iter().map(|row| row.chunks.len() as u64).sum();
         let reasons = batch.outcomes.into_iter().map(|outcome| outcome.reason).collect();
+        // Whoever looks in between sees its records not at all, rather than twice.
+        drop(underway);
         self.show(before, chunks, reasons, appended_ms);
         Ok(())
     }
@@ -442,16 +447,24 @@ impl Reading {
         let appended_ms = frames
             .chunk_by(|a, b| a.appended_ms == b.appended_ms)
             .filter_map(|run| Some((run.first()?.appended_ms, run.len() as u64)))
-            .collect();
+            .collect::<Vec<_>>();
+        let oldest_ms = appended_ms.first().map(|(at, _)| *at);
+        let underway = Arc::new(self.progress.flow.begin(to - from, oldest_ms));
         let (judged, tally) = self.embedding.deriver.judge(frames, self.relaxation.step).await;
         self.relax(tally);
         let (records, outcomes) = self.sort_out(judged).await?;
         let Labels { batch_tag, config_digest } = self.labels.clone();
         let batch = Batch { from, to, lost, batch_tag, config_digest, records, outcomes, ..Batch::default() };
         let embedding = self.embedding.clone();
-        let ready = async move { embedding.ready(batch).await };
+        underway.now(Part::Embed);
+        let shown = underway.clone();
+        let ready = async move {
+            let ready = embedding.ready(batch).await;
+            shown.now(Part::Wait);
+            ready
+        };
         let ready = AbortOnDropHandle::new(tokio::spawn(ready.in_current_span()));
-        Ok(Prepared { appended_ms, ready })
+        Ok(Prepared { appended_ms, ready, underway })
     }
 
     fn relax(&mut self, tally: Tally) {

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::Clock,
     frame::Unit,
-    log::{Ack, AppendError, Appended, Claim, LogWriter, Pending},
+    log::{Ack, AppendError, Appended, Backlog, Claim, LogWriter, Pending},
     metrics,
     msgpack::{Scalar, put_amended},
     store::{NewDeadLetter, Store},
@@ -247,6 +247,11 @@ impl Ingest {
     /// What an answer says about frames that are taken.
     pub fn ack(&self) -> Ack {
         self.log.ack()
+    }
+
+    /// What the log has taken and not answered at the moment.
+    pub fn backlog(&self) -> Backlog {
+        self.log.backlog()
     }
 
     /// The stream that frames go to.

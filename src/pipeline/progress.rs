@@ -10,11 +10,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::flow::Flow;
 use crate::store::{Checkpoint, Moved, Store, StoreError};
 
 /// What a pipeline counts while it runs.
 #[derive(Debug)]
-pub struct Progress(Mutex<State>);
+pub struct Progress {
+    state: Mutex<State>,
+    /// What is under way.
+    pub flow: Flow,
+}
 
 #[derive(Debug)]
 struct State {
@@ -81,18 +86,19 @@ pub struct Quantiles {
 impl Progress {
     /// Goes on from `checkpoint`.
     pub fn new(checkpoint: Checkpoint) -> Self {
-        Self(Mutex::new(State {
+        let state = Mutex::new(State {
             checkpoint,
             reasons: BTreeMap::new(),
             refused: BTreeMap::new(),
             chunks: 0,
             searchable_ms: empty_histogram(),
             trouble: BTreeMap::new(),
-        }))
+        });
+        Self { state, flow: Flow::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A frame was refused at the door.

@@ -53,5 +53,6 @@ mod sources;
 mod stop;
 mod tenants;
 mod tools;
+mod top;
 mod vault;
 mod webhooks;

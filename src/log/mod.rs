@@ -71,11 +71,9 @@ mod writer;
 use std::{
     collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -188,9 +186,8 @@ pub(crate) struct Shared {
     segments: RwLock<BTreeMap<u64, Segment>>,
     failed: OnceLock<AppendError>,
     full: RwLock<Option<AppendError>>,
-    /// When the group under way was begun, in milliseconds since the Unix
-    /// epoch; 0 while there is none.
-    writing_since_ms: AtomicI64,
+    /// When the group under way was begun.
+    writing_since: Mutex<Option<Instant>>,
     /// Damage of segments that are no raw ones any more, or never were.
     damage: Mutex<Vec<Damage>>,
 }
@@ -219,6 +216,10 @@ impl Shared {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner).extend(raw.damage());
     }
 
+    fn writing_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.writing_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set_failed(&self, error: AppendError) {
         let _ = self.failed.set(error);
     }
@@ -243,9 +244,8 @@ pub struct Backlog {
     pub bytes: u64,
     /// Bytes that it has room for.
     pub most_bytes: u64,
-    /// When the group that is being written was begun, in milliseconds since
-    /// the Unix epoch.
-    pub writing_since_ms: Option<i64>,
+    /// For how long the group that is being written was under way.
+    pub writing_for: Option<Duration>,
 }
 
 /// The writing end of a stream. Cheap to clone; the writer ends when the last
@@ -339,11 +339,10 @@ impl LogWriter {
     /// What is taken and not answered at the moment.
     pub fn backlog(&self) -> Backlog {
         let bytes = |units: usize| (units * ROOM_UNIT_BYTES) as u64;
-        let since = self.shared.writing_since_ms.load(Ordering::Relaxed);
         Backlog {
             bytes: bytes(self.units.saturating_sub(self.room.available_permits())),
             most_bytes: bytes(self.units),
-            writing_since_ms: (since != 0).then_some(since),
+            writing_for: self.shared.writing_since().map(|since| since.elapsed()),
         }
     }
 

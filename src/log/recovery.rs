@@ -5,7 +5,7 @@ use std::{
     io,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicI64},
+    sync::{Arc, Mutex, OnceLock, RwLock},
 };
 
 use tokio::sync::watch;
@@ -75,7 +75,7 @@ impl Recovered {
 
 fn share(stream: &str, segments: BTreeMap<u64, Segment>, report: &Recovery, active_base: u64) -> Arc<Shared> {
     Arc::new(Shared {
-        writing_since_ms: AtomicI64::new(0),
+        writing_since: Mutex::default(),
         stream: stream.to_owned(),
         durable: watch::Sender::new(Durable { end_offset: report.end_offset, at_ms: 0, active_base }),
         segments: RwLock::new(segments),

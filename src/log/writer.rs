@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     ops::ControlFlow,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -115,9 +115,9 @@ impl Writer {
             }
             Ok(Request::Item(first)) => {
                 let (items, most_bytes) = self.gather(first);
-                self.shared.writing_since_ms.store((self.clock)(), Ordering::Relaxed);
+                *self.shared.writing_since() = Some(Instant::now());
                 let done = self.commit(items, most_bytes);
-                self.shared.writing_since_ms.store(0, Ordering::Relaxed);
+                *self.shared.writing_since() = None;
                 done
             }
             Err(RecvTimeoutError::Timeout) => self.close_if_due(),

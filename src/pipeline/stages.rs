@@ -85,7 +85,7 @@ fn share(part: u64, most: u64) -> Option<f64> {
 }
 
 fn log(at: &Standing<'_>) -> Stage {
-    let waits_for = match (&at.log_trouble, at.log.writing_since_ms) {
+    let waits_for = match (&at.log_trouble, at.log.writing_for) {
         (Some(_), _) | (None, Some(_)) => "the disk",
         (None, None) => "the sources",
     };
@@ -95,7 +95,7 @@ fn log(at: &Standing<'_>) -> Stage {
         queued: None,
         fill: share(at.log.bytes, at.log.most_bytes),
         waits_for: Some(waits_for.into()),
-        oldest_ms: at.age(at.log.writing_since_ms),
+        oldest_ms: at.log.writing_for.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         trouble: at.log_trouble.clone().or(at.trouble(&["log"])),
     }
 }
@@ -200,6 +200,8 @@ fn archive(at: &Standing<'_>) -> Stage {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn standing(derived: &Snapshot) -> Standing<'_> {
@@ -208,7 +210,7 @@ mod tests {
             end_offset: 100,
             closed_end: 90,
             sealed_end: 90,
-            log: Backlog { bytes: 0, most_bytes: 1_000, writing_since_ms: None },
+            log: Backlog { bytes: 0, most_bytes: 1_000, writing_for: None },
             log_trouble: None,
             derived,
             underway: BTreeMap::new(),
@@ -248,7 +250,7 @@ mod tests {
     #[test]
     fn a_slow_disk_and_a_slow_store_are_named() {
         let derived = Snapshot { next_offset: 50, ..Snapshot::default() };
-        let log = Backlog { bytes: 250, most_bytes: 1_000, writing_since_ms: Some(9_000) };
+        let log = Backlog { bytes: 250, most_bytes: 1_000, writing_for: Some(Duration::from_secs(1)) };
         let underway = [(Part::Wait, load(3, 30)), (Part::Commit, load(1, 10))].into();
         let at = Standing { log, underway, ..standing(&derived) };
         assert_eq!(waits(&at), ["the disk", "commit", "judge", "", "commit", "log"]);

@@ -19,3 +19,9 @@ pub fn system_ms() -> i64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
+
+/// Whether `at_ms` is less than `age_ms` before `now_ms`, all in milliseconds.
+/// A clock that was put back makes it longer ago.
+pub fn is_within(at_ms: i64, age_ms: i64, now_ms: i64) -> bool {
+    (0..age_ms).contains(&now_ms.saturating_sub(at_ms))
+}

@@ -8,6 +8,7 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use crate::{
+    clock::is_within,
     identity::{Entry, Outcome},
     store::NewTrailRow,
 };
@@ -69,7 +70,7 @@ impl Flood {
     /// The rows of what has been counted for a minute, or of everything if
     /// this is the `end`; and how many refusals are in none.
     pub fn settle(&mut self, now_ms: i64, end: bool) -> (Vec<NewTrailRow>, u64) {
-        let is_over = |since_ms: i64| end || !(0..WINDOW_MS).contains(&now_ms.saturating_sub(since_ms));
+        let is_over = |since_ms: i64| end || !is_within(since_ms, WINDOW_MS, now_ms);
         let over: Vec<_> =
             self.counted.extract_if(|_, row| is_over(row.entry.at_ms)).map(|(_, row)| row).collect();
         let mut rows: Vec<_> = over.into_iter().filter(|row| row.times > 0).collect();

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    clock::is_within,
     identity::{ApiKey, Principal, Unauthenticated},
     store::Store,
 };
@@ -75,10 +76,8 @@ struct Held {
 }
 
 impl Known {
-    /// Whether it is at most `age_ms` old. A clock that was put back makes
-    /// it old.
     fn is_within(&self, age_ms: i64, now_ms: i64) -> bool {
-        (0..age_ms).contains(&now_ms.saturating_sub(self.at_ms))
+        is_within(self.at_ms, age_ms, now_ms)
     }
 }
 

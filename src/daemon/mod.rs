@@ -9,6 +9,10 @@
 //!
 //! Whatever is not derived by the deadline is in the log, and derived at the
 //! next start.
+//!
+//! Three parts stand around the log, which stays: [`sources`] bring frames in,
+//! the [`crew`] does what is done with them, the [`front`] answers requests.
+//! [`reloading`] exchanges what another pipeline file wants otherwise.
 
 mod crew;
 mod front;

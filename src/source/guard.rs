@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     access::{Access, NotAdmitted, Visit},
+    clock::is_within,
     identity::{Credential, Principal, Right},
 };
 
@@ -82,12 +83,6 @@ impl Guard {
         (self.known_ms, self.expires_ms) = (self.looked_ms, principal.expires_ms);
         Ok(principal)
     }
-}
-
-/// Whether `at_ms` is less than `age_ms` ago. A clock that was put back makes
-/// it longer ago.
-fn is_within(at_ms: i64, age_ms: i64, now_ms: i64) -> bool {
-    (0..age_ms).contains(&now_ms.saturating_sub(at_ms))
 }
 
 #[cfg(test)]

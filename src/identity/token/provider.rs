@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::jwk::KeySet;
 use crate::{
+    clock,
     http_client::{self, ClientError},
     identity::{Jwt, Unauthenticated},
 };
@@ -84,10 +85,9 @@ impl Held {
     }
 }
 
-/// Whether `at_ms` is less than `age_ms` ago. A clock that was put back makes
-/// it longer ago.
+/// Whether it happened, less than `age_ms` ago.
 fn is_within(at_ms: Option<i64>, age_ms: i64, now_ms: i64) -> bool {
-    at_ms.is_some_and(|at_ms| (0..age_ms).contains(&now_ms.saturating_sub(at_ms)))
+    at_ms.is_some_and(|at_ms| clock::is_within(at_ms, age_ms, now_ms))
 }
 
 /// Why the keys could not be fetched.

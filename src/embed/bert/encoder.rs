@@ -8,8 +8,13 @@ use super::{
 };
 
 /// Rows that go through everything after attention together: their widened
-/// states (1,536 numbers each) then stay in the second-level cache.
-const BLOCK_ROWS: usize = 128;
+/// states (1,536 numbers each) then stay in the second-level cache, beside the
+/// weights that they are multiplied with.
+const BLOCK_ROWS: usize = 72;
+
+/// Rows whose queries, keys and values (1,152 numbers each) are computed before
+/// any of them is used: so that these are still in the second-level cache.
+const GROUP_ROWS: usize = 96;
 
 /// How the states of a text's tokens become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +44,12 @@ pub struct Encoder {
 }
 
 /// Buffers of one thread, reused from batch to batch. A batch of `n` tokens
-/// needs about `8 · n · hidden_size` bytes times three.
+/// needs about `8 · n · hidden_size` bytes, and some for a group and a block.
 #[derive(Default)]
 pub struct Scratch {
     /// States of all tokens: tokens × hidden size.
     states: Vec<f32>,
-    /// Tokens × 3 · hidden size.
+    /// Of one group of texts: tokens × 3 · hidden size.
     query_key_value: Vec<f32>,
     /// What attention gives: tokens × hidden size.
     context: Vec<f32>,
@@ -66,7 +71,7 @@ impl Encoder {
         element: Element,
     ) -> Result<Self, WeightsError> {
         let weights = Weights::read(file, &config, element)?;
-        let attention = Attention::new(config.num_attention_heads, config.head_size());
+        let attention = Attention::new(config.num_attention_heads, config.head_size(), element);
         Ok(Self { config, pooling, weights, attention })
     }
 
@@ -78,11 +83,12 @@ impl Encoder {
         if texts.is_empty() {
             return Vec::new();
         }
+        let groups = grouped(&texts);
         self.embed_tokens(batch, scratch);
         for layer in &self.weights.layers {
-            let Scratch { states, query_key_value, operands, .. } = &mut *scratch;
-            layer.query_key_value.apply(states, grown(query_key_value, states.len() * 3), operands);
-            self.attend(&texts, scratch);
+            for texts in &groups {
+                self.attend(layer, texts, scratch);
+            }
             self.feed_forward(layer, scratch);
         }
         let hidden = self.config.hidden_size;
@@ -112,13 +118,18 @@ impl Encoder {
         self.normalise(&mut scratch.states, &scratch.context, &self.weights.embedding_norm);
     }
 
-    /// Every token looks at every token of its own text.
-    fn attend(&self, texts: &[Range<usize>], scratch: &mut Scratch) {
+    /// Every token looks at every token of its own text: one group of texts.
+    fn attend(&self, layer: &Layer, texts: &[Range<usize>], scratch: &mut Scratch) {
+        let Scratch { states, query_key_value, context, attention, operands, .. } = scratch;
         let hidden = self.config.hidden_size;
+        let first = texts.first().map_or(0, |rows| rows.start);
+        let group = first..texts.last().map_or(0, |rows| rows.end);
+        let room = grown(query_key_value, group.len() * 3 * hidden);
+        layer.query_key_value.apply(rows_of(states, group, hidden), room, operands);
         for rows in texts {
-            let states = rows_of(&scratch.query_key_value, rows.clone(), 3 * hidden);
-            let context = rows_of_mut(&mut scratch.context, rows.clone(), hidden);
-            self.attention.apply(states, context, &mut scratch.attention);
+            let states = rows_of(room, rows.start - first..rows.end - first, 3 * hidden);
+            let context = rows_of_mut(context, rows.clone(), hidden);
+            self.attention.apply(states, context, attention);
         }
     }
 
@@ -155,6 +166,19 @@ fn row_ranges(batch: &[impl AsRef<[u32]>]) -> Vec<Range<usize>> {
         start..end
     };
     batch.iter().map(AsRef::as_ref).map(next).collect()
+}
+
+/// Texts one after another, as few of them as have [`GROUP_ROWS`] rows.
+fn grouped(texts: &[Range<usize>]) -> Vec<&[Range<usize>]> {
+    let mut groups = Vec::new();
+    let mut rest = texts;
+    while let Some(first) = rest.first() {
+        let count = rest.iter().take_while(|rows| rows.start < first.start + GROUP_ROWS).count();
+        let (group, others) = rest.split_at(count);
+        groups.push(group);
+        rest = others;
+    }
+    groups
 }
 
 /// The mean of `rows`, brought to length 1.

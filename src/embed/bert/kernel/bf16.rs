@@ -13,16 +13,16 @@ use std::arch::x86_64::{
 use super::{
     elementwise::round_to_bf16,
     round::bf16,
-    tile::{BLOCK_ROWS, COLUMNS, of_height, tiles},
+    tile::{BLOCK_ROWS, COLUMNS, HALF, of_height, tiles},
 };
 
 /// Most rows of a tile: 24 registers of sums, two of a line, one of an input.
-const MOST_ROWS: usize = 12;
+pub(super) const MOST_ROWS: usize = 12;
 
 /// Two neighbouring inputs' weights for each column of a panel.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Line([[u16; 2]; COLUMNS]);
+pub(super) struct Line(pub [[u16; 2]; COLUMNS]);
 
 /// The weights and bias of a dense layer.
 pub(super) struct Panels {
@@ -34,7 +34,9 @@ pub(super) struct Panels {
 
 /// Whether this processor has the instruction.
 pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16")
 }
 
 /// Whether it is the fastest way to multiply bf16 operands here.
@@ -87,12 +89,14 @@ impl Panels {
                     unsafe {
                         let tile = Tile {
                             input: rounded.as_ptr().add(row * inputs).cast(),
+                            input_stride: inputs / 2,
                             lines,
                             start: bias,
                             output: output.as_mut_ptr().add(row * outputs + n * COLUMNS),
                             output_stride: outputs,
+                            columns: COLUMNS,
                         };
-                        of_height!(rows, tile.avx512(), 1 2 3 4 5 6 7 8 9 10 11 12);
+                        tile.run(rows);
                     }
                 }
             }
@@ -100,42 +104,80 @@ impl Panels {
     }
 }
 
-/// Some rows times one panel.
-struct Tile<'a> {
+/// Some rows times one panel, or its first half.
+pub(super) struct Tile<'a> {
     /// Rows of as many pairs as there are lines, aligned to two bytes.
-    input: *const i32,
-    lines: &'a [Line],
-    start: &'a [f32; COLUMNS],
-    output: *mut f32,
-    output_stride: usize,
+    pub input: *const i32,
+    /// Pairs from one row to the next.
+    pub input_stride: usize,
+    pub lines: &'a [Line],
+    /// What the sums begin with.
+    pub start: &'a [f32; COLUMNS],
+    pub output: *mut f32,
+    pub output_stride: usize,
+    /// [`COLUMNS`] or [`HALF`].
+    pub columns: usize,
 }
 
 impl Tile<'_> {
+    /// Computes `rows` rows, at most [`MOST_ROWS`].
+    ///
     /// # Safety
-    /// The processor has AVX-512 BF16; `R` rows of input and of output, the
-    /// latter of [`COLUMNS`] numbers, can be accessed.
+    /// [`is_available`]; `rows` rows of input and of output, the latter of
+    /// `columns` numbers, can be accessed; nothing else refers to the output.
+    pub(super) unsafe fn run(&self, rows: usize) {
+        // SAFETY: the same promise.
+        unsafe {
+            match self.columns {
+                HALF => of_height!(rows, self.half(), 1 2 3 4 5 6 7 8 9 10 11 12),
+                _ => of_height!(rows, self.whole(), 1 2 3 4 5 6 7 8 9 10 11 12),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Tile::run`] for `R` rows and whole panels.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn avx512<const R: usize>(&self) {
-        let pairs = self.lines.len();
+    unsafe fn whole<const R: usize>(&self) {
+        // SAFETY: the same promise.
+        unsafe { self.avx512::<R, 2>() }
+    }
+
+    /// # Safety
+    /// As [`Tile::run`] for `R` rows and half panels.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn half<const R: usize>(&self) {
+        // SAFETY: the same promise.
+        unsafe { self.avx512::<R, 1>() }
+    }
+
+    /// # Safety
+    /// As [`Tile::run`] for `R` rows of `N` registers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn avx512<const R: usize, const N: usize>(&self) {
         // SAFETY: the caller's promise covers every address below; the types
         // of a register differ in name only.
         unsafe {
-            let start = [_mm512_loadu_ps(self.start.as_ptr()), _mm512_loadu_ps(self.start.as_ptr().add(16))];
-            let mut sums: [[__m512; 2]; R] = [start; R];
+            let start: [__m512; N] =
+                std::array::from_fn(|n| _mm512_loadu_ps(self.start.as_ptr().add(n * HALF)));
+            let mut sums: [[__m512; N]; R] = [start; R];
             for (k, Line(line)) in self.lines.iter().enumerate() {
                 let line: *const __m512i = line.as_ptr().cast();
-                let low = bf16_lanes(_mm512_loadu_si512(line));
-                let high = bf16_lanes(_mm512_loadu_si512(line.add(1)));
-                for (r, [left, right]) in sums.iter_mut().enumerate() {
-                    let x = bf16_lanes(_mm512_set1_epi32(self.input.add(r * pairs + k).read_unaligned()));
-                    *left = _mm512_dpbf16_ps(*left, x, low);
-                    *right = _mm512_dpbf16_ps(*right, x, high);
+                let line: [__m512bh; N] =
+                    std::array::from_fn(|n| bf16_lanes(_mm512_loadu_si512(line.add(n))));
+                for (r, row) in sums.iter_mut().enumerate() {
+                    let x = self.input.add(r * self.input_stride + k).read_unaligned();
+                    let x = bf16_lanes(_mm512_set1_epi32(x));
+                    for (sum, line) in row.iter_mut().zip(line) {
+                        *sum = _mm512_dpbf16_ps(*sum, x, line);
+                    }
                 }
             }
-            for (r, [left, right]) in sums.into_iter().enumerate() {
-                let output = self.output.add(r * self.output_stride);
-                _mm512_storeu_ps(output, left);
-                _mm512_storeu_ps(output.add(16), right);
+            for (r, row) in sums.into_iter().enumerate() {
+                for (n, sum) in row.into_iter().enumerate() {
+                    _mm512_storeu_ps(self.output.add(r * self.output_stride + n * HALF), sum);
+                }
             }
         }
     }

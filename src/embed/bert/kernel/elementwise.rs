@@ -58,6 +58,21 @@ pub fn softmax_rows(values: &mut [f32], columns: usize, stride: usize, shares: &
     run(Softmax { values, columns, stride, shares });
 }
 
+/// The same, but rounded to bf16 into `rounded`, in rows of an even number of
+/// columns; one more than `columns` is 0. The factor is that of the numbers
+/// before they were rounded.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn softmax_rows_to_bf16(
+    values: &mut [f32],
+    columns: usize,
+    stride: usize,
+    rounded: &mut [u16],
+    shares: &mut Vec<f32>,
+) {
+    softmax_rows(values, columns, stride, shares);
+    run(RoundRows { values, columns, stride, rounded });
+}
+
 /// The bf16 nearest to each of `values`, in place of what `rounded` holds.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn round_to_bf16(values: &[f32], rounded: &mut Vec<u16>) {
@@ -105,6 +120,29 @@ impl Loop for RoundToBf16<'_> {
     fn run(self) {
         for (rounded, x) in self.rounded.iter_mut().zip(self.values) {
             *rounded = bf16(*x);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+struct RoundRows<'a> {
+    values: &'a [f32],
+    columns: usize,
+    stride: usize,
+    rounded: &'a mut [u16],
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Loop for RoundRows<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let rows = self.rounded.chunks_exact_mut(self.columns.next_multiple_of(2));
+        for (rounded, row) in rows.zip(self.values.chunks(self.stride)) {
+            let (rounded, odd) = rounded.split_at_mut(self.columns);
+            odd.fill(0);
+            for (rounded, x) in rounded.iter_mut().zip(row) {
+                *rounded = bf16(*x);
+            }
         }
     }
 }

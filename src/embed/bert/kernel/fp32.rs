@@ -37,7 +37,7 @@ impl Isa {
     }
 
     /// Most rows of a tile: its sums and one line fill the registers.
-    fn most_rows(self) -> usize {
+    pub(super) fn most_rows(self) -> usize {
         match self {
             Self::Avx512 => 12,
             Self::Avx2 => 6,

@@ -22,6 +22,8 @@ mod product;
 mod round;
 #[cfg(target_arch = "x86_64")]
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 
 pub(super) use attention::{Attention, Room, grown};
 pub(super) use elementwise::{add_and_normalise, gelu};

@@ -61,6 +61,16 @@ impl<'a> View<'a> {
         self.data.chunks(row_stride).take(rows).map(move |row| row.split_at(cols).0)
     }
 
+    /// `rows` rows from `row` on. Panics if they are not all there.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn window(self, row: usize, rows: usize) -> Self {
+        let Shape { cols, row_stride, col_stride, .. } = self.shape;
+        assert!(row + rows <= self.shape.rows, "{rows} rows from {row} of {:?}", self.shape);
+        let (_, data) = self.data.split_at(row * row_stride);
+        let shape = Shape { rows, cols, row_stride, col_stride }.checked(data.len());
+        Self { data, shape }
+    }
+
     /// The first element.
     pub(super) fn as_ptr(&self) -> *const f32 {
         self.data.as_ptr()
@@ -85,6 +95,16 @@ impl<'a> ViewMut<'a> {
     /// The same, for a while.
     pub(super) fn reborrow(&mut self) -> ViewMut<'_> {
         ViewMut { data: self.data, shape: self.shape }
+    }
+
+    /// `rows` rows from `row` on, for a while. Panics if they are not all
+    /// there.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn window(&mut self, row: usize, rows: usize) -> ViewMut<'_> {
+        let Shape { cols, row_stride, .. } = self.shape;
+        assert!(row + rows <= self.shape.rows, "{rows} rows from {row} of {:?}", self.shape);
+        let (_, data) = self.data.split_at_mut(row * row_stride);
+        ViewMut::new(data, rows, cols, row_stride)
     }
 
     /// Multiplies each row by its factor.

@@ -4,14 +4,41 @@
 //! Reading, verifying and packing the weights takes a good part of a second of
 //! processor time, which whoever finds nothing to embed need not spend. What
 //! vectors will be comparable with is known before ([`ModelFiles`]), and
-//! weights that turn out to be others are never computed with.
+//! weights that turn out to be others are never computed with. Whether there is
+//! a device to compute on is found out before, too.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::{
-    bert::{Config, Element, Encoder, Pooling},
+    bert::{
+        self, Accelerator, Config, DeviceChoice, DeviceEncoder, DeviceError, Element, Encoder, Pooling,
+        Scratch,
+    },
     model::{ModelError, WeightsFile},
+    settings::{ElementChoice, Settings},
 };
+
+/// The device that `choice` names, for a model of that configuration, and the
+/// element to compute with. Where there is no such device, that is said in the
+/// log, and there is none.
+pub(super) fn device(
+    choice: DeviceChoice,
+    config: &Config,
+    settings: &Settings,
+) -> Result<(Option<Box<dyn Accelerator>>, Element), ModelError> {
+    let device = match bert::device::open(choice, config) {
+        Err(DeviceError::Missing { reason }) => {
+            tracing::warn!("no CUDA device: {reason}; computing on the CPU");
+            None
+        }
+        opened => opened?,
+    };
+    let element = match (&device, settings.element) {
+        (Some(_), ElementChoice::Auto) => Element::Bf16,
+        _ => settings.element(&[]),
+    };
+    Ok((device, element))
+}
 
 /// An encoder that may not have been read yet.
 pub(super) struct LateEncoder {
@@ -19,20 +46,55 @@ pub(super) struct LateEncoder {
     config: Config,
     pooling: Pooling,
     element: Element,
-    encoder: OnceLock<Encoder>,
+    device: Option<Box<dyn Accelerator>>,
+    encoder: OnceLock<AnyEncoder>,
     /// Held by whoever reads, so that it is done once.
     reading: Mutex<()>,
 }
 
+/// An encoder here or there.
+#[expect(clippy::large_enum_variant, reason = "a model has one of it")]
+pub(super) enum AnyEncoder {
+    /// On the processor: any thread with room of its own uses it.
+    Processor(Encoder),
+    /// On a device: one thread at a time.
+    Device(Mutex<Box<dyn DeviceEncoder>>),
+}
+
+impl AnyEncoder {
+    /// As [`Encoder::encode`].
+    pub fn encode(&self, batch: &[Vec<u32>], scratch: &mut Scratch) -> Result<Vec<Vec<f32>>, DeviceError> {
+        match self {
+            Self::Processor(encoder) => Ok(encoder.encode(batch, scratch)),
+            Self::Device(encoder) => {
+                let vectors = encoder.lock().unwrap_or_else(PoisonError::into_inner).encode(batch);
+                vectors.inspect_err(|error| tracing::error!(%error, texts = batch.len(), "not computed"))
+            }
+        }
+    }
+}
+
 impl LateEncoder {
-    pub fn new(weights: WeightsFile, config: Config, pooling: Pooling, element: Element) -> Self {
+    /// On `device`, or on the processor if there is none.
+    pub fn new(
+        weights: WeightsFile,
+        config: Config,
+        pooling: Pooling,
+        element: Element,
+        device: Option<Box<dyn Accelerator>>,
+    ) -> Self {
         let (encoder, reading) = (OnceLock::new(), Mutex::new(()));
-        Self { weights, config, pooling, element, encoder, reading }
+        Self { weights, config, pooling, element, device, encoder, reading }
+    }
+
+    /// The device that computes, if it is not the processor.
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref().map(Accelerator::name)
     }
 
     /// The encoder. Blocks while the weights are read, by this thread or
     /// another. After an error the next call tries again.
-    pub fn get(&self) -> Result<&Encoder, ModelError> {
+    pub fn get(&self) -> Result<&AnyEncoder, ModelError> {
         if let Some(encoder) = self.encoder.get() {
             return Ok(encoder);
         }
@@ -41,9 +103,14 @@ impl LateEncoder {
             return Ok(encoder);
         }
         let weights = self.weights.read()?;
-        let encoder = Encoder::read(&weights, self.config.clone(), self.pooling, self.element)?;
-        let (element, weights) = (self.element, self.weights.path().display());
-        tracing::info!(%weights, %element, kernel = element.kernel(), "the local model is ready");
+        let (config, pooling, element) = (&self.config, self.pooling, self.element);
+        let encoder = match &self.device {
+            None => AnyEncoder::Processor(Encoder::read(&weights, config.clone(), pooling, element)?),
+            Some(device) => AnyEncoder::Device(Mutex::new(device.load(&weights, config, pooling, element)?)),
+        };
+        let kernel = self.device().unwrap_or_else(|| element.kernel());
+        let weights = self.weights.path().display();
+        tracing::info!(%weights, %element, kernel, "the local model is ready");
         Ok(self.encoder.get_or_init(|| encoder))
     }
 }

@@ -14,12 +14,13 @@
 use std::{path::Path, sync::Arc, thread};
 
 use futures::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use super::{
     EmbedError, Embedder, OpenError, Partial, Space, TokenSpans, Work,
-    bert::{Element, Encoder, Scratch},
+    bert::{Accelerator, DeviceChoice, DeviceError, Element, Scratch},
     gather::{self, Gather, Request},
-    late::LateEncoder,
+    late::{self, AnyEncoder, LateEncoder},
     model::{ModelDescription, ModelError, ModelFiles},
     pool::{JobLost, Pool, Priority},
     settings::{LOCAL, Settings},
@@ -35,6 +36,10 @@ const TEXTS_PER_SHORT_JOB: usize = 4;
 /// smaller bound would not make the wait shorter, since a text is one piece.
 const TOKENS_PER_SHORT_JOB: usize = 256;
 
+/// Tokens that a device encodes at once, at most: it needs many to have work
+/// for all of its units.
+const TOKENS_ON_A_DEVICE: usize = 16_384;
+
 /// A model in this process, with its threads. Dropping it waits for the
 /// batches in progress and ends the threads.
 pub struct LocalModel {
@@ -42,6 +47,9 @@ pub struct LocalModel {
     description: ModelDescription,
     model: Arc<Model>,
     pool: Pool<Scratch>,
+    /// The one thread that has a device compute, if one does: `pool` only
+    /// tokenises then.
+    device: Option<Pool<Scratch>>,
     /// Small requests that wait for a worker.
     gather: Arc<Gather<Answer>>,
     batch_tokens: usize,
@@ -85,6 +93,16 @@ impl LocalModel {
         Self::open_in(&dir, settings, settings.element(stored))
     }
 
+    /// As [`open`](Self::open) where nothing is stored, to compute on the
+    /// device of that kind. Where there is none, that is said in the log, and
+    /// the processor computes. `auto` means bf16 on a device.
+    pub fn open_on(choice: DeviceChoice, settings: &Settings) -> Result<Self, OpenError> {
+        let dir = settings.model_folder(std::env::var_os("THALWEG_MODELS").as_deref());
+        let files = ModelFiles::read(&settings.model, &dir)?;
+        let (device, element) = late::device(choice, &files.config, settings)?;
+        Self::of_files(files, &dir, settings, element, device)
+    }
+
     /// The model `settings.model` in `dir`, read and verified. Takes a good
     /// part of a second and blocks meanwhile.
     pub fn load(dir: &Path, settings: &Settings, element: Element) -> Result<Self, OpenError> {
@@ -102,7 +120,17 @@ impl LocalModel {
     /// Reads and verifies all but the weights of the model `settings.model` in
     /// `dir`, and starts its threads; they compute with `element`.
     fn open_in(dir: &Path, settings: &Settings, element: Element) -> Result<Self, OpenError> {
-        let files = ModelFiles::read(&settings.model, dir)?;
+        Self::of_files(ModelFiles::read(&settings.model, dir)?, dir, settings, element, None)
+    }
+
+    /// The model of these files, in `dir`; `device` computes if there is one.
+    pub(super) fn of_files(
+        files: ModelFiles,
+        dir: &Path,
+        settings: &Settings,
+        element: Element,
+        device: Option<Box<dyn Accelerator>>,
+    ) -> Result<Self, OpenError> {
         let ModelFiles { description, config, pooling, tokenizer, weights } = files;
         let tokenizer = Tokenizer::read(&tokenizer, description.max_tokens).map_err(ModelError::from)?;
         let mismatch = |reason: &str| ModelError::Mismatch { dir: dir.to_owned(), reason: reason.to_owned() };
@@ -116,15 +144,30 @@ impl LocalModel {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let pool = Pool::start("embed", settings.worker_threads(cores), Scratch::default)
             .map_err(|source| OpenError::Threads { source })?;
-        let encoder = LateEncoder::new(weights, config, pooling, element);
+        let start = |_: &_| Pool::start("embed-device", 1, Scratch::default);
+        let of_device = device.as_ref().map(start).transpose();
+        let of_device = of_device.map_err(|source| OpenError::Threads { source })?;
+        let batch_tokens = if device.is_some() { TOKENS_ON_A_DEVICE } else { settings.batch_tokens };
+        let encoder = LateEncoder::new(weights, config, pooling, element, device);
         Ok(Self {
             space: space(&description, element),
             description,
             model: Arc::new(Model { tokenizer: Arc::new(tokenizer), encoder }),
             pool,
+            device: of_device,
             gather: Arc::default(),
-            batch_tokens: settings.batch_tokens,
+            batch_tokens,
         })
+    }
+
+    /// What computes: the name of a device, or `cpu`.
+    pub fn device(&self) -> &str {
+        self.model.encoder.device().unwrap_or("cpu")
+    }
+
+    /// The threads that encode.
+    fn encoders(&self) -> &Pool<Scratch> {
+        self.device.as_ref().unwrap_or(&self.pool)
     }
 
     /// `texts` as the model wants what it should find.
@@ -169,7 +212,7 @@ impl LocalModel {
             let batch: Vec<Vec<u32>> = ids.by_ref().take(size).collect();
             let model = Arc::clone(&self.model);
             let job = move |scratch: &mut Scratch| model.vectors(first, &batch, scratch);
-            tickets.push(self.pool.submit(cut.priority, job).await?);
+            tickets.push(self.encoders().submit(cut.priority, job).await?);
             first += size;
         }
         let mut vectors = Vec::with_capacity(count);
@@ -192,7 +235,7 @@ impl LocalModel {
         if work == Work::Live && gather::is_small(&texts) {
             return self.embed_urgently(texts).await;
         }
-        let cut = Cut::of(work, self.pool.threads(), self.batch_tokens);
+        let cut = Cut::of(work, self.encoders().threads(), self.batch_tokens);
         let ids = self.tokenise(texts, cut).await?;
         let tokens = ids.iter().map(Vec::len).sum();
         Ok(Counted { vectors: self.encode(ids, cut).await?, tokens })
@@ -202,7 +245,7 @@ impl LocalModel {
         let (place, mut answer) = self.gather.join(texts);
         let (gather, model, id) = (Arc::clone(&self.gather), Arc::clone(&self.model), place.id);
         let job = move |scratch: &mut Scratch| model.answer_all(gather.take(id), scratch);
-        let own_job = async { self.pool.submit(Priority::Urgent, job).await?.result().await };
+        let own_job = async { self.encoders().submit(Priority::Urgent, job).await?.result().await };
         // Another request's job may have taken this one along.
         let answered = tokio::select! {
             biased;
@@ -243,7 +286,7 @@ impl Embedder for LocalModel {
     fn prepare(&self) -> BoxFuture<'_, Result<(), EmbedError>> {
         let model = Arc::clone(&self.model);
         let job = move |_: &mut Scratch| model.encoder().map(drop);
-        Box::pin(async { self.pool.submit(Priority::Urgent, job).await?.result().await? })
+        Box::pin(async { self.encoders().submit(Priority::Urgent, job).await?.result().await? })
     }
 
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
@@ -278,7 +321,7 @@ impl Model {
         self.tokenizer.ids(text).map_err(|e| EmbedError::Input { index, reason: e.to_string() })
     }
 
-    fn encoder(&self) -> Result<&Encoder, EmbedError> {
+    fn encoder(&self) -> Result<&AnyEncoder, EmbedError> {
         self.encoder.get().map_err(|error| EmbedError::Configuration { reason: error.to_string() })
     }
 
@@ -289,7 +332,7 @@ impl Model {
         batch: &[Vec<u32>],
         scratch: &mut Scratch,
     ) -> Result<Vec<Vec<f32>>, EmbedError> {
-        checked(first, self.encoder()?.encode(batch, scratch))
+        checked(first, self.encoder()?.encode(batch, scratch)?)
     }
 
     /// Computes the texts of all `requests` in one batch and answers each. A
@@ -297,13 +340,7 @@ impl Model {
     fn answer_all(&self, requests: Vec<Request<Answer>>, scratch: &mut Scratch) {
         let encoder = match self.encoder() {
             Ok(encoder) => encoder,
-            Err(error) => {
-                for Request { reply, .. } in requests {
-                    // The caller may have left; so below.
-                    let _ = reply.send(Err(error.clone()));
-                }
-                return;
-            }
+            Err(error) => return refuse_all(requests.into_iter().map(|request| request.reply), &error),
         };
         let (mut batch, mut understood) = (Vec::new(), Vec::new());
         for Request { texts, reply } in requests {
@@ -317,11 +354,28 @@ impl Model {
                 Err(error) => drop(reply.send(Err(error))),
             }
         }
-        let mut vectors = encoder.encode(&batch, scratch).into_iter();
+        let mut vectors = match encoder.encode(&batch, scratch) {
+            Ok(vectors) => vectors.into_iter(),
+            Err(error) => return refuse_all(understood.into_iter().map(|(reply, ..)| reply), &error.into()),
+        };
         for (reply, count, tokens) in understood {
+            // The caller may have left.
             let own = checked(0, vectors.by_ref().take(count).collect());
             let _ = reply.send(own.map(|vectors| Counted { vectors, tokens }));
         }
+    }
+}
+
+/// Answers with one error whoever is still there.
+fn refuse_all(replies: impl Iterator<Item = oneshot::Sender<Answer>>, error: &EmbedError) {
+    for reply in replies {
+        let _ = reply.send(Err(error.clone()));
+    }
+}
+
+impl From<DeviceError> for EmbedError {
+    fn from(error: DeviceError) -> Self {
+        Self::Transient { reason: error.to_string() }
     }
 }
 

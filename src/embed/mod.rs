@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use self::{
-    bert::Element,
+    bert::{DeviceChoice, Element},
     cache::{Cached, Known, Shelf, ShelfError, Tier},
     hashing::Hashing,
     local::{Counted, LocalModel},

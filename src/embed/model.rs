@@ -24,7 +24,7 @@ pub use known::{DEFAULT, is_known, known, known_names};
 
 use self::{known::Known, layout::Layout};
 use super::{
-    bert::{Config, Pooling, WeightsError},
+    bert::{Config, DeviceError, Pooling, WeightsError},
     tokenizer::TokenizerError,
 };
 
@@ -115,6 +115,9 @@ pub enum ModelError {
     /// The weights do not fit the configuration.
     #[error("{WEIGHTS} cannot be used: {0}")]
     Weights(#[from] WeightsError),
+    /// The device that should compute does not.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The tokenizer is not one.
     #[error("{TOKENIZER} cannot be used: {0}")]
     Tokenizer(#[from] TokenizerError),

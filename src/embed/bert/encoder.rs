@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    kernel::{Attention, Element, Operands, Room, add_and_normalise, gelu, grown},
+    kernel::{Attention, Element, Linear, Operands, Room, add_and_normalise, gelu, grown},
     weights::{Config, Layer, LayerNorm, Weights, WeightsError},
 };
 
@@ -39,7 +39,7 @@ impl Pooling {
 pub struct Encoder {
     config: Config,
     pooling: Pooling,
-    weights: Weights,
+    weights: Weights<Linear>,
     attention: Attention,
 }
 
@@ -70,7 +70,8 @@ impl Encoder {
         pooling: Pooling,
         element: Element,
     ) -> Result<Self, WeightsError> {
-        let weights = Weights::read(file, &config, element)?;
+        let make = |weights: &[f32], bias: &[f32]| Linear::new(weights, bias, element);
+        let weights = Weights::read(file, &config, &make)?;
         let attention = Attention::new(config.num_attention_heads, config.head_size(), element);
         Ok(Self { config, pooling, weights, attention })
     }
@@ -135,7 +136,7 @@ impl Encoder {
 
     /// Everything after attention, which no longer mixes rows: in blocks, so
     /// that a block passes through all of it while it is in cache.
-    fn feed_forward(&self, layer: &Layer, scratch: &mut Scratch) {
+    fn feed_forward(&self, layer: &Layer<Linear>, scratch: &mut Scratch) {
         let Scratch { states, context, wide, block, operands, .. } = scratch;
         let hidden = self.config.hidden_size;
         let blocks = states.chunks_mut(BLOCK_ROWS * hidden).zip(context.chunks(BLOCK_ROWS * hidden));

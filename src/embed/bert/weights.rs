@@ -3,8 +3,6 @@
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
-use super::kernel::{Element, Linear};
-
 /// Beyond this, a size is a mistake, and its products might not fit a `usize`.
 const MOST: usize = 1 << 20;
 
@@ -124,34 +122,53 @@ pub(super) struct LayerNorm {
     pub bias: Vec<f32>,
 }
 
-/// One transformer layer.
-pub(super) struct Layer {
+/// A dense layer as the checkpoint has it.
+#[cfg(any(test, feature = "cuda"))]
+pub(super) struct Dense {
+    /// Outputs × inputs, row-major.
+    pub weights: Vec<f32>,
+    pub bias: Vec<f32>,
+}
+
+#[cfg(any(test, feature = "cuda"))]
+impl Dense {
+    pub fn new(weights: &[f32], bias: &[f32]) -> Self {
+        Self { weights: weights.to_vec(), bias: bias.to_vec() }
+    }
+}
+
+/// One transformer layer, its dense layers made into `L` as they are read.
+pub(super) struct Layer<L> {
     /// Query, key and value side by side, the query already divided by the
     /// square root of the head size.
-    pub query_key_value: Linear,
-    pub attention_output: Linear,
+    pub query_key_value: L,
+    pub attention_output: L,
     pub attention_norm: LayerNorm,
-    pub widen: Linear,
-    pub narrow: Linear,
+    pub widen: L,
+    pub narrow: L,
     pub output_norm: LayerNorm,
 }
 
 /// A checkpoint, ready to compute with.
-pub(super) struct Weights {
+pub(super) struct Weights<L> {
     /// One row per token of the vocabulary.
     pub words: Vec<f32>,
     /// One row per position, the embedding of token type 0 included: every
     /// text is a first sentence.
     pub positions: Vec<f32>,
     pub embedding_norm: LayerNorm,
-    pub layers: Vec<Layer>,
+    pub layers: Vec<Layer<L>>,
 }
 
-impl Weights {
+/// Makes a dense layer of its weights, outputs × inputs, row-major, and its
+/// bias, one number per output.
+type Make<'a, L> = &'a dyn Fn(&[f32], &[f32]) -> L;
+
+impl<L> Weights<L> {
     /// Reads `file`, a whole safetensors file.
-    pub fn read(file: &[u8], config: &Config, element: Element) -> Result<Self, WeightsError> {
+    pub fn read(file: &[u8], config: &Config, make: Make<'_, L>) -> Result<Self, WeightsError> {
         config.check()?;
-        let tensors = Tensors { file: SafeTensors::deserialize(file)?, element };
+        let tensors = Tensors(SafeTensors::deserialize(file)?);
         let hidden = config.hidden_size;
         let types =
             tensors.read("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, hidden])?;
@@ -167,28 +184,43 @@ impl Weights {
             positions,
             embedding_norm: tensors.norm("embeddings.LayerNorm", hidden)?,
             layers: (0..config.num_hidden_layers)
-                .map(|n| Layer::read(&tensors, n, config))
+                .map(|n| Layer::read(&tensors, n, config, make))
                 .collect::<Result<_, _>>()?,
         })
     }
 }
 
-impl Layer {
-    fn read(tensors: &Tensors<'_>, n: usize, config: &Config) -> Result<Self, WeightsError> {
+impl<L> Layer<L> {
+    fn read(
+        tensors: &Tensors<'_>,
+        n: usize,
+        config: &Config,
+        make: Make<'_, L>,
+    ) -> Result<Self, WeightsError> {
         let (hidden, wide) = (config.hidden_size, config.intermediate_size);
         let of = |part: &str| format!("encoder.layer.{n}.{part}");
+        let dense = |part: &str, outputs, inputs| {
+            let weights = tensors.read(&of(&format!("{part}.weight")), &[outputs, inputs])?;
+            let bias = tensors.read(&of(&format!("{part}.bias")), &[outputs])?;
+            Ok::<_, WeightsError>(make(&weights, &bias))
+        };
+        let (weights, bias) = query_key_value(tensors, &of("attention.self"), config)?;
         Ok(Self {
-            query_key_value: query_key_value(tensors, &of("attention.self"), config)?,
-            attention_output: tensors.linear(&of("attention.output.dense"), hidden, hidden)?,
+            query_key_value: make(&weights, &bias),
+            attention_output: dense("attention.output.dense", hidden, hidden)?,
             attention_norm: tensors.norm(&of("attention.output.LayerNorm"), hidden)?,
-            widen: tensors.linear(&of("intermediate.dense"), wide, hidden)?,
-            narrow: tensors.linear(&of("output.dense"), hidden, wide)?,
+            widen: dense("intermediate.dense", wide, hidden)?,
+            narrow: dense("output.dense", hidden, wide)?,
             output_norm: tensors.norm(&of("output.LayerNorm"), hidden)?,
         })
     }
 }
 
-fn query_key_value(tensors: &Tensors<'_>, prefix: &str, config: &Config) -> Result<Linear, WeightsError> {
+fn query_key_value(
+    tensors: &Tensors<'_>,
+    prefix: &str,
+    config: &Config,
+) -> Result<(Vec<f32>, Vec<f32>), WeightsError> {
     let hidden = config.hidden_size;
     #[expect(clippy::cast_precision_loss, reason = "a head has far fewer than 2^24 numbers")]
     let shrink = 1.0 / (config.head_size() as f32).sqrt();
@@ -198,21 +230,17 @@ fn query_key_value(tensors: &Tensors<'_>, prefix: &str, config: &Config) -> Resu
         weights.extend(scaled(tensors.read(&format!("{prefix}.{part}.weight"), &[hidden, hidden])?));
         bias.extend(scaled(tensors.read(&format!("{prefix}.{part}.bias"), &[hidden])?));
     }
-    Ok(Linear::new(&weights, &bias, tensors.element))
+    Ok((weights, bias))
 }
 
-struct Tensors<'a> {
-    file: SafeTensors<'a>,
-    /// What products are computed with.
-    element: Element,
-}
+struct Tensors<'a>(SafeTensors<'a>);
 
 impl Tensors<'_> {
     /// The numbers of `tensor`, row-major, if it has the `expected` shape.
     fn read(&self, tensor: &str, expected: &[usize]) -> Result<Vec<f32>, WeightsError> {
         let name = || tensor.to_owned();
         // With a head that was trained on top, the encoder is called `bert`.
-        let view = self.file.tensor(tensor).or_else(|_| self.file.tensor(&format!("bert.{tensor}")));
+        let view = self.0.tensor(tensor).or_else(|_| self.0.tensor(&format!("bert.{tensor}")));
         let view = view.map_err(|_| WeightsError::Missing { tensor: name() })?;
         if view.shape() != expected {
             let (expected, found) = (expected.to_vec(), view.shape().to_vec());
@@ -226,12 +254,6 @@ impl Tensors<'_> {
             Dtype::BF16 => Ok(halves().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect()),
             found => Err(WeightsError::Type { tensor: name(), found }),
         }
-    }
-
-    fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, WeightsError> {
-        let weights = self.read(&format!("{name}.weight"), &[outputs, inputs])?;
-        let bias = self.read(&format!("{name}.bias"), &[outputs])?;
-        Ok(Linear::new(&weights, &bias, self.element))
     }
 
     fn norm(&self, name: &str, columns: usize) -> Result<LayerNorm, WeightsError> {
@@ -304,12 +326,12 @@ mod tests {
     const WORDS: &str = "embeddings.word_embeddings.weight";
 
     fn refusal(file: &[u8], config: &Config) -> String {
-        Weights::read(file, config, Element::Fp32).err().unwrap().to_string()
+        Weights::read(file, config, &|_, _| ()).err().unwrap().to_string()
     }
 
     #[test]
     fn a_checkpoint_that_fits_is_read() {
-        let weights = Weights::read(&checkpoint(WORDS, 5, Dtype::F32), &config(), Element::Fp32).unwrap();
+        let weights = Weights::read(&checkpoint(WORDS, 5, Dtype::F32), &config(), &|_, _| ()).unwrap();
         assert_eq!((weights.words.len(), weights.positions.len()), (20, 12));
     }
 

@@ -25,6 +25,7 @@ const EPSILON: f64 = 1e-6;
 
 pub struct Made {
     pub shape: Shape,
+    positions: usize,
     tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
 }
 
@@ -32,6 +33,11 @@ impl Made {
     /// Numbers drawn from `seed`: multiples of 1/128, which every element type
     /// of a checkpoint can hold.
     pub fn new(shape: Shape, seed: u32) -> Self {
+        Self::with_positions(shape, seed, POSITIONS)
+    }
+
+    /// The same, for texts of so many tokens.
+    pub fn with_positions(shape: Shape, seed: u32, positions: usize) -> Self {
         let mut state = seed;
         let mut draw = |around: f32| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -45,7 +51,7 @@ impl Made {
         };
         let Shape { hidden, wide, layers, .. } = shape;
         add("embeddings.word_embeddings.weight".into(), &[VOCABULARY, hidden]);
-        add("embeddings.position_embeddings.weight".into(), &[POSITIONS, hidden]);
+        add("embeddings.position_embeddings.weight".into(), &[positions, hidden]);
         add("embeddings.token_type_embeddings.weight".into(), &[2, hidden]);
         let mut parts = vec![("embeddings.LayerNorm".to_owned(), vec![hidden])];
         for n in 0..layers {
@@ -66,7 +72,7 @@ impl Made {
             add(format!("{part}.weight"), &shape);
             add(format!("{part}.bias"), &shape[..1]);
         }
-        Self { shape, tensors }
+        Self { shape, positions, tensors }
     }
 
     /// Writes the folder: numbers as `dtype`, tensors' names after `prefix`.
@@ -99,7 +105,7 @@ impl Made {
             &json!({
                 "model_type": "bert", "hidden_act": "gelu", "hidden_size": hidden, "num_attention_heads": heads,
                 "intermediate_size": wide, "num_hidden_layers": layers, "vocab_size": VOCABULARY,
-                "max_position_embeddings": POSITIONS, "layer_norm_eps": EPSILON, "position_embedding_type": "absolute",
+                "max_position_embeddings": self.positions, "layer_norm_eps": EPSILON, "position_embedding_type": "absolute",
                 "type_vocab_size": 2, "torch_dtype": "float32",
             }),
         );

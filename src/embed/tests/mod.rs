@@ -1,4 +1,5 @@
 //! Models of any shape, as somebody could bring them.
 
-mod made;
+mod device;
+pub mod made;
 mod shapes;

@@ -1,4 +1,4 @@
-//! The arithmetic of the encoder, and the only place in it with unsafe code.
+//! The arithmetic of the encoder on the processor; all of its unsafe code.
 //!
 //! Everything above hands over whole row-major buffers and knows nothing of
 //! instruction sets. [`round`] defines what an [`Element`] does to operands;
@@ -29,3 +29,5 @@ pub(super) use attention::{Attention, Room, grown};
 pub(super) use elementwise::{add_and_normalise, gelu};
 pub(super) use linear::{Linear, Operands};
 pub use round::Element;
+#[cfg(any(test, feature = "cuda"))]
+pub(super) use round::bf16;

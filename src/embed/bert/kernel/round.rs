@@ -68,7 +68,7 @@ impl fmt::Display for Element {
 
 /// The nearest bf16, ties to even.
 #[inline(always)]
-pub(super) fn bf16(x: f32) -> u16 {
+pub fn bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
     (nearest >> 16) as u16

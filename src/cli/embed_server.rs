@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::service;
 use crate::{
     config::Listen,
-    embed::{ElementChoice, Settings},
+    embed::{DeviceChoice, ElementChoice, Settings},
     embed_server::{self, ApiKey, Ended, Limits, Options, Ready},
     metrics,
     secret::Secret,
@@ -59,7 +59,10 @@ pub struct EmbedServer {
     /// Numbers to compute with
     #[arg(long, value_name = "ELEMENT", default_value = "auto")]
     element: ElementChoice,
-    /// Threads that compute; 0 means one per core
+    /// What computes
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: DeviceChoice,
+    /// Threads that compute, or tokenise for a device; 0 means one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     /// File with the key that requests have to bring
@@ -126,6 +129,7 @@ impl EmbedServer {
             ..Settings::default()
         };
         embed.validate()?;
+        self.check_device()?;
         let limits = Limits {
             body_bytes: self.max_body,
             inputs: self.max_inputs,
@@ -137,11 +141,23 @@ impl EmbedServer {
         Ok(Options {
             listen: self.listen,
             embed,
+            device: self.device,
             name: self.served_name.clone().unwrap_or_default(),
             key: self.key(key_of_environment)?,
             limits,
             drain: self.drain.0,
         })
+    }
+
+    /// Refuses a device on which this build, or nothing here, computes.
+    fn check_device(&self) -> Result<()> {
+        if let Some(reason) = self.device.missing() {
+            bail!("{reason}");
+        }
+        if self.device == DeviceChoice::Cuda && self.element == ElementChoice::Int8 {
+            bail!("--device cuda does not compute int8: choose --element bf16 or fp32, or --device cpu");
+        }
+        Ok(())
     }
 
     /// Refuses limits with which a request that is allowed could never be
@@ -183,9 +199,11 @@ impl EmbedServer {
 fn announce(ready: &Ready) {
     let mut out = std::io::stdout().lock();
     let text = if out.is_terminal() {
-        format!("ready  http://{}/v1  {}\n", ready.http, ready.space)
+        format!("ready  http://{}/v1  {}  on {}\n", ready.http, ready.space, ready.device)
     } else {
-        serde_json::json!({"ready": true, "http": ready.http, "model": ready.model}).to_string() + "\n"
+        serde_json::json!({"ready": true, "http": ready.http, "model": ready.model, "device": ready.device})
+            .to_string()
+            + "\n"
     };
     // Nobody may be reading; the service works all the same.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -20,6 +20,7 @@ struct Model<'a> {
     dimensions: usize,
     max_tokens: usize,
     element: &'a str,
+    device: &'a str,
     revision: &'a str,
     space: String,
 }
@@ -35,6 +36,7 @@ impl Served {
             dimensions: space.dimensions,
             max_tokens: space.max_tokens,
             element: &space.element,
+            device: self.model.device(),
             revision: &space.revision,
             space: space.id(),
         })

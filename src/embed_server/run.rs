@@ -20,7 +20,7 @@ use crate::{
     clock::{self, Clock},
     config::Listen,
     dataflow::Cpu,
-    embed::{EmbedError, Embedder, LocalModel, OpenError, Settings, gather},
+    embed::{DeviceChoice, EmbedError, Embedder, LocalModel, OpenError, Settings, gather},
     http_server,
 };
 
@@ -33,6 +33,8 @@ pub struct Options {
     pub listen: Listen,
     /// Which model, and how it computes.
     pub embed: Settings,
+    /// What computes, if it is there.
+    pub device: DeviceChoice,
     /// What clients call the model; its own name if empty.
     pub name: String,
     /// What requests have to bring.
@@ -52,6 +54,8 @@ pub struct Ready {
     pub model: String,
     /// The space of its vectors.
     pub space: String,
+    /// What computes: `cpu`, or what a device calls itself.
+    pub device: String,
 }
 
 /// How a service ended.
@@ -107,7 +111,7 @@ pub async fn run(
     stop: CancellationToken,
     ready: impl FnOnce(&Ready),
 ) -> Result<Ended, ServeError> {
-    let Options { listen, embed, name, key, limits, drain } = options;
+    let Options { listen, embed, device, name, key, limits, drain } = options;
     if key.is_none() && !listen.is_local() {
         return Err(ServeError::NeedsKey { listen });
     }
@@ -130,17 +134,17 @@ pub async fn run(
     let serving = serving.serve(http_server::Routes::new(server.clone().router()), finish.clone());
     let mut serving = AbortOnDropHandle::new(tokio::spawn(serving));
 
-    let loading = load(embed, name, clock::system());
+    let loading = load(embed, device, name, clock::system());
     let served = tokio::select! {
         served = loading => served?,
         () = stop.cancelled() => return Ok(Ended::Drained),
     };
     let space = served.model.space().to_string();
-    let model = served.name.clone();
+    let (model, device) = (served.name.clone(), served.model.device().to_owned());
     // Nobody else sets it.
     let _ = server.served.set(served);
-    tracing::info!(http, model, space, "ready");
-    ready(&Ready { http, model, space });
+    tracing::info!(http, model, space, device, "ready");
+    ready(&Ready { http, model, space, device });
 
     tokio::select! {
         () = stop.cancelled() => {}
@@ -169,11 +173,16 @@ fn broke_off(ended: Result<io::Result<()>, tokio::task::JoinError>) -> ServeErro
 
 /// Loads the model and has it compute something, as often as it has threads:
 /// the first request should not wait for memory to be touched.
-async fn load(settings: Settings, name: String, clock: Clock) -> Result<Served, ServeError> {
+async fn load(
+    settings: Settings,
+    device: DeviceChoice,
+    name: String,
+    clock: Clock,
+) -> Result<Served, ServeError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads = if settings.threads == 0 { cores } else { settings.threads };
     let open = move || {
-        let model = LocalModel::open(&settings, &[])?;
+        let model = LocalModel::open_on(device, &settings)?;
         model.read()?;
         Ok::<_, OpenError>(model)
     };

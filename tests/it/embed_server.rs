@@ -1,5 +1,8 @@
 //! The embedding service, asked as its clients ask.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -473,6 +476,13 @@ fn what_could_be_used_by_anyone_or_never_work_does_not_start() {
     assert!(code == Some(2) && said.contains("too little for --max-inputs"), "{said}");
     let (code, said) = refused(&["--model", "gpt"], &[]);
     assert!(code == Some(2) && said.contains("not a known model"), "{said}");
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_cuda_says_how_to_get_one_that_has() {
+    let (code, said) = refused(&["--device", "cuda"], &[]);
+    assert!(code == Some(2) && said.contains("cargo build --release --features cuda"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -120,7 +120,7 @@ impl Encoder {
     }
 
     /// Every token looks at every token of its own text: one group of texts.
-    fn attend(&self, layer: &Layer, texts: &[Range<usize>], scratch: &mut Scratch) {
+    fn attend(&self, layer: &Layer<Linear>, texts: &[Range<usize>], scratch: &mut Scratch) {
         let Scratch { states, query_key_value, context, attention, operands, .. } = scratch;
         let hidden = self.config.hidden_size;
         let first = texts.first().map_or(0, |rows| rows.start);

@@ -14,7 +14,7 @@ const LEAST: usize = 256;
 pub(crate) const MOST: usize = 2_048;
 /// Bytes of the log from which on a batch takes no more records. They bound
 /// the memory of a batch, together with those that are read at once.
-pub(crate) const MOST_BYTES: usize = 1 << 20;
+pub(crate) const MOST_BYTES: usize = 512 << 10;
 /// Embedding a larger batch should take no longer.
 const EMBEDDING: Duration = Duration::from_millis(200);
 /// The share of what is waiting that a larger batch may be: 1 in so many.

@@ -477,8 +477,8 @@ answered_by_each! {
     /// for good: `settled`.
     pub async fn settle_damage(&self, stream: &str, settled: &[Damage]) -> Result<(), StoreError>;
 
-    /// Remembers how far a file was read.
-    pub async fn set_progress(&self, progress: &SourceProgress) -> Result<(), StoreError>;
+    /// Remembers how far files were read, none of them named twice.
+    pub async fn set_progress(&self, files: &[SourceProgress]) -> Result<(), StoreError>;
 
     /// How far `source` has read each of its files, in no order.
     pub async fn progress(&self, source: &str) -> Result<Vec<SourceProgress>, StoreError>;

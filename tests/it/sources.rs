@@ -172,6 +172,24 @@ async fn a_file_that_has_grown_is_read_again_and_known_records_are_not_indexed_t
 }
 
 #[tokio::test]
+async fn files_before_one_that_cannot_be_read_are_taken_once_and_those_behind_it_wait() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (folder, all) = (temporary.path(), records());
+    let packed = zstd::encode_all(&as_lines(&all[10..20])[..], 3).unwrap();
+    fs::write(folder.join("1.jsonl"), as_lines(&all[..10])).unwrap();
+    fs::write(folder.join("2.jsonl.zst"), &packed[..packed.len() - 1]).unwrap();
+    fs::write(folder.join("3.jsonl"), as_lines(&all[20..30])).unwrap();
+    let site = Site::new(&file_source(folder, ""));
+    let exit = site.run(&["--once"], b"");
+    assert!(exit.code == Some(1) && exit.log.contains("2.jsonl.zst"), "{:?}: {}", exit.code, exit.log);
+
+    fs::write(folder.join("2.jsonl.zst"), packed).unwrap();
+    let exit = site.run(&["--once"], b"");
+    assert_eq!(exit.code, Some(0), "{}", exit.log);
+    assert_eq!(left_by_an_earlier_one(&site, 30).await, all[..30]);
+}
+
+#[tokio::test]
 async fn a_watched_folder_takes_files_that_come_later() {
     let temporary = tempfile::tempdir().unwrap();
     let site = Site::new(&file_source(temporary.path(), "watch = true\n"));

@@ -137,7 +137,9 @@ impl Shaper {
         })?;
         self.places.known().files.push(name.clone());
         let (pieces, mut parts) = mpsc::channel(READ_AHEAD);
-        let reader = std::thread::spawn(move || read_pieces(input, content, MAX_FRAME, &pieces));
+        let reader = std::thread::spawn(move || {
+            read_pieces(input, content, MAX_FRAME, &mut |piece| pieces.blocking_send(piece).is_ok())
+        });
         let mut more = true;
         while more && let Some(part) = parts.blocking_recv() {
             more = self.take(part);

@@ -5,21 +5,21 @@ use crate::store::error::{Doing, StoreError};
 use crate::store::progress::SourceProgress;
 
 impl PostgresStore {
-    pub async fn set_progress(&self, progress: &SourceProgress) -> Result<(), StoreError> {
+    pub async fn set_progress(&self, files: &[SourceProgress]) -> Result<(), StoreError> {
         let mut session = self.begin().await?;
         session
             .query(
                 "INSERT INTO thalweg.source_progress (source, path, size, mtime_ns, records, done)
-                 VALUES ($1, $2, $3, $4, $5, $6)
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bool[])
                  ON CONFLICT (source, path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns,
                      records = excluded.records, done = excluded.done",
             )
-            .bind(progress.source.clone())
-            .bind(progress.path.clone())
-            .bind(progress.size.cast_signed())
-            .bind(progress.mtime_ns)
-            .bind(progress.records.cast_signed())
-            .bind(progress.done)
+            .bind(files.iter().map(|file| file.source.clone()).collect::<Vec<_>>())
+            .bind(files.iter().map(|file| file.path.clone()).collect::<Vec<_>>())
+            .bind(files.iter().map(|file| file.size.cast_signed()).collect::<Vec<_>>())
+            .bind(files.iter().map(|file| file.mtime_ns).collect::<Vec<_>>())
+            .bind(files.iter().map(|file| file.records.cast_signed()).collect::<Vec<_>>())
+            .bind(files.iter().map(|file| file.done).collect::<Vec<_>>())
             .run(&mut session)
             .await
             .doing("remembering a source's progress")?;

@@ -5,18 +5,20 @@ use crate::store::error::{Doing, StoreError};
 use crate::store::progress::SourceProgress;
 
 impl SqliteStore {
-    pub async fn set_progress(&self, progress: &SourceProgress) -> Result<(), StoreError> {
+    pub async fn set_progress(&self, files: &[SourceProgress]) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
-        sqlx::query("INSERT OR REPLACE INTO source_progress VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(&progress.source)
-            .bind(&progress.path)
-            .bind(progress.size.cast_signed())
-            .bind(progress.mtime_ns)
-            .bind(progress.records.cast_signed())
-            .bind(progress.done)
-            .execute(&mut *transaction)
-            .await
-            .doing("remembering a source's progress")?;
+        for file in files {
+            sqlx::query("INSERT OR REPLACE INTO source_progress VALUES (?, ?, ?, ?, ?, ?)")
+                .bind(&file.source)
+                .bind(&file.path)
+                .bind(file.size.cast_signed())
+                .bind(file.mtime_ns)
+                .bind(file.records.cast_signed())
+                .bind(file.done)
+                .execute(&mut *transaction)
+                .await
+                .doing("remembering a source's progress")?;
+        }
         transaction.commit().await.doing("remembering a source's progress")
     }
 

@@ -256,18 +256,20 @@ async fn the_catalog_returns_what_was_put(on: Database) {
     assert!(!fixture.store.put_artifact(&artifact).await.unwrap());
     assert_eq!(fixture.store.artifacts().await.unwrap(), [artifact]);
 
-    let mut progress = SourceProgress {
+    let file = |path: &str, records, done| SourceProgress {
         source: "files".into(),
-        path: "a.jsonl".into(),
+        path: path.into(),
         size: 10,
         mtime_ns: 5,
-        records: 2,
-        done: false,
+        records,
+        done,
     };
-    fixture.store.set_progress(&progress).await.unwrap();
-    progress.done = true;
-    fixture.store.set_progress(&progress).await.unwrap();
-    assert_eq!(fixture.store.progress("files").await.unwrap(), [progress]);
+    fixture.store.set_progress(&[file("a.jsonl", 1, false)]).await.unwrap();
+    let both = [file("a.jsonl", 2, true), file("b.jsonl", 1, false)];
+    fixture.store.set_progress(&both).await.unwrap();
+    let mut progress = fixture.store.progress("files").await.unwrap();
+    progress.sort_by(|a, b| a.path.cmp(&b.path));
+    assert_eq!(progress, both);
     assert_eq!(fixture.store.progress("others").await.unwrap(), []);
 
     assert_eq!(fixture.store.register_space(&space(4), 9).await.unwrap(), fixture.space_key);

@@ -411,6 +411,7 @@ impl Ready {
             settings: settings.clone(),
             spares,
             filler: None,
+            spare_asked: false,
             clock,
             draw_id,
             position: recovered.active.proven(),

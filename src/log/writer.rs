@@ -49,6 +49,8 @@ pub(super) struct Writer {
     /// Makes spares ahead of their use; without it the writer makes each when
     /// it needs it.
     pub filler: Option<Filler>,
+    /// Whether it was asked for the next one.
+    pub spare_asked: bool,
     pub clock: Clock,
     pub draw_id: DrawId,
     pub active: Arc<RawFile>,
@@ -76,6 +78,12 @@ const SYNC_WITHIN: Duration = Duration::from_secs(1);
 /// How often a full log tries to go on.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
+/// A spare is prepared when a segment is full to one part of so many, which
+/// leaves far longer than zeroing takes ...
+const SPARE_AT: u64 = 8;
+/// ... or when it has reached one part of so many of its age.
+const SPARE_AT_AGE: u32 = 2;
+
 /// How long to wait when nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
 
@@ -83,11 +91,11 @@ impl Writer {
     /// Serves until every handle is dropped, or until an fsync fails: what
     /// the disk then holds is unknown, so nothing is acknowledged any more.
     pub fn run(mut self) {
-        self.prepare_spare();
         let ended = loop {
-            if let ControlFlow::Break(ended) = self.step(self.until_due()) {
+            if let ControlFlow::Break(ended) = self.step(self.until_due().min(self.until_spare())) {
                 break ended;
             }
+            self.prepare_spare();
         };
         if let Err(error) = ended {
             self.refuse_all(&error);
@@ -136,9 +144,28 @@ impl Writer {
         }
     }
 
-    fn prepare_spare(&self) {
+    /// Has a file made ready for the next segment, once it is likely to be
+    /// wanted: zeroing one takes more than a short run has to do otherwise.
+    fn prepare_spare(&mut self) {
+        let is_far = self.position >= self.active.capacity() / SPARE_AT;
+        if self.spare_asked || !(is_far || self.until_spare().is_zero()) {
+            return;
+        }
+        self.spare_asked = true;
         if let Some(filler) = &self.filler {
             filler.wake();
+        }
+    }
+
+    /// Time until the active segment is old enough for the next one to be
+    /// prepared.
+    fn until_spare(&self) -> Duration {
+        match self.first_append_ms {
+            Some(first) if !self.spare_asked => {
+                let age = u64::try_from((self.clock)() - first).unwrap_or(0);
+                (self.settings.segment_age.0 / SPARE_AT_AGE).saturating_sub(Duration::from_millis(age))
+            }
+            _ => IDLE,
         }
     }
 
@@ -295,7 +322,7 @@ impl Writer {
         self.position = self.active.proven();
         self.first_append_ms = None;
         self.shared.open_segment(self.active.clone());
-        self.prepare_spare();
+        self.spare_asked = false;
         Ok(())
     }
 

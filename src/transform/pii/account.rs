@@ -4,7 +4,7 @@ use std::{ops::Range, sync::LazyLock};
 
 use regex::Regex;
 
-use super::{Candidate, matches};
+use super::{Candidate, digits, is_digit, matches_among};
 
 /// As written on cards: in one piece, in fours, or 4-6-5.
 #[expect(clippy::unwrap_used, reason = "a constant pattern, compiled by every test")]
@@ -16,10 +16,17 @@ static CARD: LazyLock<Regex> = LazyLock::new(|| {
 /// Payment cards: issuer prefix, length for it, and the Luhn check digit
 /// (ISO/IEC 7812-1).
 pub(super) fn cards(text: &str) -> Vec<Range<usize>> {
-    matches(text, &CARD, |card| {
-        let digits: Vec<u32> = card.as_str().chars().filter_map(|c| c.to_digit(10)).collect();
-        (card.stands_alone() && is_issued(&digits) && passes_luhn(&digits)).then(|| card.end())
-    })
+    matches_among(text, (is_digit, is_of_number), |bytes| digits(bytes) >= 13, &CARD, card)
+}
+
+fn card(card: &Candidate) -> Option<usize> {
+    let digits: Vec<u32> = card.as_str().chars().filter_map(|c| c.to_digit(10)).collect();
+    (card.stands_alone() && is_issued(&digits) && passes_luhn(&digits)).then(|| card.end())
+}
+
+/// Whether `byte` may be part of a number in groups.
+fn is_of_number(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b' ' | b'-')
 }
 
 fn is_issued(digits: &[u32]) -> bool {
@@ -58,13 +65,24 @@ static IBAN_HEAD: LazyLock<Regex> =
 /// International bank account numbers (ISO 13616), in one piece or in
 /// groups: the country's length and remainder 1 modulo 97.
 pub(super) fn ibans(text: &str) -> Vec<Range<usize>> {
-    matches(text, &IBAN_HEAD, |head| {
-        let joined = head.before(4).ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        let country: String = head.as_str().chars().take(2).map(|c| c.to_ascii_uppercase()).collect();
-        let (_, length) = IBAN_LENGTHS.iter().find(|(code, _)| *code == country)?;
-        let (iban, len) = characters(head, *length)?;
-        (!joined && remainder_97(&iban) == 1).then_some(head.range.start + len)
-    })
+    let of = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b' ' | b'-');
+    let may_hold = |bytes: &[u8]| {
+        bytes.windows(4).any(|four| match four {
+            [a, b, c, d] => {
+                a.is_ascii_alphabetic() && b.is_ascii_alphabetic() && c.is_ascii_digit() && d.is_ascii_digit()
+            }
+            _ => false,
+        })
+    };
+    matches_among(text, (is_digit, of), may_hold, &IBAN_HEAD, iban)
+}
+
+fn iban(head: &Candidate) -> Option<usize> {
+    let joined = head.before(4).ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    let country: String = head.as_str().chars().take(2).map(|c| c.to_ascii_uppercase()).collect();
+    let (_, length) = IBAN_LENGTHS.iter().find(|(code, _)| *code == country)?;
+    let (iban, len) = characters(head, *length)?;
+    (!joined && remainder_97(&iban) == 1).then_some(head.range.start + len)
 }
 
 /// The first `count` letters and digits from the start of `head`, with single
@@ -120,14 +138,38 @@ static SSN_WORDS: LazyLock<Regex> =
 /// Social security numbers: no area 000, 666 or 9xx, no group 00, no serial
 /// 0000. Without hyphens only where the words before say so.
 pub(super) fn social_security_numbers(text: &str) -> Vec<Range<usize>> {
-    matches(text, &SSN, |ssn| {
-        let digits: String = ssn.as_str().chars().filter(char::is_ascii_digit).collect();
-        let issued = !digits.starts_with("000")
-            && !digits.starts_with("666")
-            && !digits.starts_with('9')
-            && digits.get(3..5) != Some("00")
-            && !digits.ends_with("0000");
-        let meant = ssn.as_str().contains('-') || SSN_WORDS.is_match(ssn.before(48));
-        (issued && meant && ssn.stands_alone()).then(|| ssn.end())
-    })
+    matches_among(text, (is_digit, is_of_number), |bytes| digits(bytes) >= 9, &SSN, social_security_number)
+}
+
+fn social_security_number(ssn: &Candidate) -> Option<usize> {
+    let digits: String = ssn.as_str().chars().filter(char::is_ascii_digit).collect();
+    let issued = !digits.starts_with("000")
+        && !digits.starts_with("666")
+        && !digits.starts_with('9')
+        && digits.get(3..5) != Some("00")
+        && !digits.ends_with("0000");
+    let meant = ssn.as_str().contains('-') || SSN_WORDS.is_match(ssn.before(48));
+    (issued && meant && ssn.stands_alone()).then(|| ssn.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{
+        super::{matches, tests::numbers},
+        *,
+    };
+
+    proptest! {
+        #[test]
+        fn nothing_is_found_but_where_it_is_looked_for(text in numbers()) {
+            prop_assert_eq!(cards(&text), matches(&text, &CARD, card));
+            prop_assert_eq!(ibans(&text), matches(&text, &IBAN_HEAD, iban));
+            prop_assert_eq!(
+                social_security_numbers(&text),
+                matches(&text, &SSN, social_security_number)
+            );
+        }
+    }
 }

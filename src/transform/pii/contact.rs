@@ -4,7 +4,7 @@ use std::{ops::Range, sync::LazyLock};
 
 use regex::Regex;
 
-use super::{Candidate, matches};
+use super::{Candidate, digits, is_digit, matches, matches_among};
 
 #[expect(clippy::unwrap_used, reason = "a constant pattern, compiled by every test")]
 static EMAIL: LazyLock<Regex> =
@@ -13,6 +13,9 @@ static EMAIL: LazyLock<Regex> =
 /// E-mail addresses, international ones too (RFC 6531). The domain needs a
 /// dot and ends in letters.
 pub(super) fn emails(text: &str) -> Vec<Range<usize>> {
+    if memchr::memchr(b'@', text.as_bytes()).is_none() {
+        return Vec::new();
+    }
     matches(text, &EMAIL, |email| Some(email.end()))
 }
 
@@ -58,23 +61,35 @@ static WORDS_AFTER: LazyLock<Regex> = LazyLock::new(|| {
 /// Phone numbers with country or area code, and any number of 6 to 15 digits
 /// that words call one.
 pub(super) fn phones(text: &str) -> Vec<Range<usize>> {
-    let formatted = matches(text, &FORMATTED, |phone| {
-        let digits = phone.digits();
-        let extended = phone.as_str().contains('x');
-        let plausible = (8..=15).contains(&digits) || (extended && digits <= 21);
-        (plausible
-            && phone.stands_alone()
-            && !is_list(phone)
-            && !is_label(phone)
-            && is_formatted(phone.as_str()))
+    let may_hold = |bytes: &[u8]| digits(bytes) >= LEAST_DIGITS || digits(bytes) > 3 && bytes.contains(&b'x');
+    let formatted = matches_among(text, (is_digit, is_of_phone), may_hold, &FORMATTED, formatted);
+    let may_hold = |bytes: &[u8]| digits(bytes) >= LEAST_DIGITS_CALLED;
+    union(formatted, matches_among(text, (is_digit, is_of_phone), may_hold, &PLAIN, called))
+}
+
+/// Fewest digits of a number without an extension.
+const LEAST_DIGITS: usize = 8;
+/// Fewest digits of a number that words call one.
+const LEAST_DIGITS_CALLED: usize = 6;
+
+/// Whether `byte` may be part of a number with its extension.
+fn is_of_phone(byte: u8) -> bool {
+    byte.is_ascii_digit()
+        || matches!(byte, b' ' | b'.' | b'-' | b'/' | b'(' | b')' | b'+' | b'e' | b'x' | b't')
+}
+
+fn formatted(phone: &Candidate) -> Option<usize> {
+    let digits = phone.digits();
+    let extended = phone.as_str().contains('x');
+    let plausible = (LEAST_DIGITS..=15).contains(&digits) || (extended && digits <= 21);
+    (plausible && phone.stands_alone() && !is_list(phone) && !is_label(phone) && is_formatted(phone.as_str()))
         .then(|| phone.end())
-    });
-    let named = matches(text, &PLAIN, |phone| {
-        let plausible = (6..=15).contains(&phone.digits()) && !is_date(phone.as_str());
-        let called = || WORDS_BEFORE.is_match(phone.before(48)) || WORDS_AFTER.is_match(head(phone.after()));
-        (plausible && phone.stands_alone() && called()).then(|| phone.end())
-    });
-    union(formatted, named)
+}
+
+fn called(phone: &Candidate) -> Option<usize> {
+    let plausible = (LEAST_DIGITS_CALLED..=15).contains(&phone.digits()) && !is_date(phone.as_str());
+    let called = || WORDS_BEFORE.is_match(phone.before(48)) || WORDS_AFTER.is_match(head(phone.after()));
+    (plausible && phone.stands_alone() && called()).then(|| phone.end())
 }
 
 /// What a number of the given shape must also hold.
@@ -129,4 +144,20 @@ fn union(mut a: Vec<Range<usize>>, b: Vec<Range<usize>>) -> Vec<Range<usize>> {
         overlaps
     });
     a
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::tests::numbers, *};
+
+    proptest! {
+        #[test]
+        fn nothing_is_found_but_where_it_is_looked_for(text in numbers()) {
+            let everywhere = union(matches(&text, &FORMATTED, formatted), matches(&text, &PLAIN, called));
+            prop_assert_eq!(phones(&text), everywhere);
+            prop_assert_eq!(emails(&text), matches(&text, &EMAIL, |email| Some(email.end())));
+        }
+    }
 }

@@ -247,8 +247,52 @@ impl fmt::Debug for Scan<'_> {
 /// length or always accepted, so that this stays linear.
 fn matches(text: &str, pattern: &Regex, accept: impl Fn(&Candidate) -> Option<usize>) -> Vec<Range<usize>> {
     let mut found = Vec::new();
-    let mut at = 0;
-    while let Some(m) = pattern.find_at(text, at) {
+    matches_within(text, 0..text.len(), pattern, accept, &mut found);
+    found
+}
+
+/// As [`matches`], but looks only where something can be found: at stretches
+/// of bytes `of` that the pattern knows, with a byte among them that `mark`
+/// names, and that `may_hold` something.
+///
+/// Finds the same where the pattern has no look-around, a match consists of
+/// such bytes and has such a mark, and `accept` takes none in a stretch that
+/// may not hold any, nor reaches beyond it.
+fn matches_among(
+    text: &str,
+    (mark, of): (impl Fn(u8) -> bool, impl Fn(u8) -> bool),
+    may_hold: impl Fn(&[u8]) -> bool,
+    pattern: &Regex,
+    accept: impl Fn(&Candidate) -> Option<usize>,
+) -> Vec<Range<usize>> {
+    let (bytes, mut found, mut at) = (text.as_bytes(), Vec::new(), 0);
+    while let Some((passed, rest)) = bytes.get(at..).and_then(|rest| {
+        let passed = rest.iter().position(|byte| mark(*byte))?;
+        rest.split_at_checked(passed)
+    }) {
+        let before = passed.iter().rev().take_while(|byte| of(**byte)).count();
+        let after = rest.iter().take_while(|byte| of(**byte)).count();
+        let stretch = at + passed.len() - before..at + passed.len() + after;
+        at = stretch.end;
+        if bytes.get(stretch.clone()).is_some_and(&may_hold) {
+            matches_within(text, stretch, pattern, &accept, &mut found);
+        }
+    }
+    found
+}
+
+/// Adds to `found` the matches that lie in `stretch`.
+fn matches_within(
+    text: &str,
+    stretch: Range<usize>,
+    pattern: &Regex,
+    accept: impl Fn(&Candidate) -> Option<usize>,
+    found: &mut Vec<Range<usize>>,
+) {
+    let mut at = stretch.start;
+    while at <= stretch.end
+        && let Some(m) = text.get(..stretch.end).and_then(|within| pattern.find_at(within, at))
+    {
         let candidate = Candidate { text, range: m.range() };
         match accept(&candidate).filter(|end| *end > m.start()) {
             Some(end) => {
@@ -260,11 +304,16 @@ fn matches(text: &str, pattern: &Regex, accept: impl Fn(&Candidate) -> Option<us
                 at = text.ceil_char_boundary(m.start() + usize::max(word, 1));
             }
         }
-        if at > text.len() {
-            break;
-        }
     }
-    found
+}
+
+/// Digits of `bytes`.
+fn digits(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| byte.is_ascii_digit()).count()
+}
+
+fn is_digit(byte: u8) -> bool {
+    byte.is_ascii_digit()
 }
 
 /// A match and the text it stands in.
@@ -309,7 +358,7 @@ impl<'t> Candidate<'t> {
     }
 
     fn digits(&self) -> usize {
-        self.as_str().bytes().filter(u8::is_ascii_digit).count()
+        digits(self.as_str().as_bytes())
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use regex::Regex;
 
-use super::{Candidate, matches};
+use super::{Candidate, matches, matches_among};
 
 #[expect(clippy::unwrap_used, reason = "a constant pattern, compiled by every test")]
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
@@ -28,13 +28,14 @@ static NUMBERED: LazyLock<Regex> = LazyLock::new(|| {
 /// IPv4 and IPv6 addresses of hosts and networks: not unspecified, loopback,
 /// multicast and reserved ones.
 pub(super) fn addresses(text: &str) -> Vec<Range<usize>> {
-    matches(
-        text,
-        &ADDRESS,
-        |address| {
-            if address.as_str().contains(':') { ipv6(address) } else { ipv4(address) }
-        },
-    )
+    let of = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':');
+    let may_hold =
+        |bytes: &[u8]| bytes.contains(&b':') || bytes.iter().filter(|byte| **byte == b'.').count() >= 3;
+    matches_among(text, (|byte| matches!(byte, b'.' | b':'), of), may_hold, &ADDRESS, address)
+}
+
+fn address(address: &Candidate) -> Option<usize> {
+    if address.as_str().contains(':') { ipv6(address) } else { ipv4(address) }
 }
 
 #[expect(clippy::unwrap_used, reason = "a constant pattern, compiled by every test")]
@@ -103,4 +104,18 @@ pub(super) fn urls(text: &str) -> Vec<Range<usize>> {
         let written = url.as_str().trim_end_matches(['.', ',', ';', ':', '!', '?', ')', ']', '*', '_']);
         Some(url.range.start + written.len())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::tests::numbers, *};
+
+    proptest! {
+        #[test]
+        fn nothing_is_found_but_where_it_is_looked_for(text in numbers()) {
+            prop_assert_eq!(addresses(&text), matches(&text, &ADDRESS, address));
+        }
+    }
 }

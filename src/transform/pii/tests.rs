@@ -151,3 +151,39 @@ proptest! {
         prop_assert_eq!(scanner.scan(&once).text.matches("x@y.zz").count(), 0);
     }
 }
+
+/// Numbers of every kind, and what is like them.
+pub(super) fn numbers() -> impl Strategy<Value = String> {
+    let told = prop::sample::select(vec![
+        "+44 20 7946 0958",
+        "0044 20 7946",
+        "(555) 123-4567",
+        "(020) 7946 0958",
+        "01 23 x4",
+        " ext. 5",
+        "call me: ",
+        "phone ",
+        "785 8949",
+        "4111 1111 1111 1111",
+        "3782-822463-10005",
+        "DE89 3704 0044 0532 0130 00",
+        "gb82west12345698765432",
+        "123-45-6789",
+        "ssn 123 45 6789",
+        "from 203.0.113.9",
+        "203.0.113.9:443",
+        "2001:db8::8a2e:370:7334",
+        "fe80::a",
+        "::ffff:10.1.2.3",
+        "jane.o'neill@mail.example.co.uk",
+        "1.02-1.05, p=0.001",
+        "2023-11-14",
+    ]);
+    let piece = prop_oneof![
+        3 => told.prop_map(str::to_owned),
+        2 => "[0-9]{1,6}",
+        3 => "[ .,:/+()x@_%é-]",
+        1 => "[a-fxet ]{1,3}",
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}

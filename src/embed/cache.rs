@@ -8,7 +8,8 @@
 //! had not.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
+    mem,
     sync::Arc,
 };
 
@@ -98,32 +99,30 @@ impl Cached {
         }
     }
 
-    async fn each(&self, texts: Vec<String>, work: Work) -> Partial {
+    async fn each(&self, mut texts: Vec<String>, work: Work) -> Partial {
         let keys: Vec<Key> = texts.iter().map(|text| Key::of(text, false)).collect();
         let mut known: HashMap<Key, Vec<f32>> = HashMap::new();
         // In order of first appearance, each once.
         let mut wanted: Vec<(Key, usize)> = Vec::new();
-        let mut places: HashMap<Key, Vec<usize>> = HashMap::new();
+        let mut met = HashSet::with_capacity(keys.len());
         for (index, key) in keys.iter().enumerate() {
-            let places = places.entry(*key).or_default();
-            places.push(index);
-            if places.len() == 1 {
+            if met.insert(*key) {
                 match self.remembered(key) {
                     Some(vector) => drop(known.insert(*key, vector)),
                     None => wanted.push((*key, index)),
                 }
             }
         }
+        let each_once = met.len() == keys.len();
         metrics::embed_cached("memory", known.len());
         if let Err(error) = self.look_up(&mut wanted, &mut known).await {
             let failed = Some(EmbedError::Transient { reason: error.to_string() });
-            return spread(&keys, &known, Partial { failed, ..Partial::default() });
+            return spread(&keys, known, each_once, Partial { failed, ..Partial::default() });
         }
         metrics::embed_not_cached(wanted.len());
         let mut rest = Partial::default();
         if !wanted.is_empty() {
-            let mut texts: BTreeMap<usize, String> = texts.into_iter().enumerate().collect();
-            let asked = wanted.iter().filter_map(|(_, index)| texts.remove(index)).collect();
+            let asked = wanted.iter().filter_map(|(_, index)| texts.get_mut(*index).map(mem::take)).collect();
             let partial = self.inner.embed_each(asked, work).await;
             for ((key, _), vector) in wanted.iter().zip(partial.vectors) {
                 if let Some(vector) = vector {
@@ -132,15 +131,14 @@ impl Cached {
                     known.insert(*key, vector);
                 }
             }
-            let refused = partial.refused.into_iter().flat_map(|Refused { index, reason }| {
-                let places = wanted.get(index).and_then(|(key, _)| places.get(key));
-                let everywhere = places.into_iter().flatten();
-                everywhere.map(move |index| Refused { index: *index, reason: reason.clone() })
-            });
-            rest.refused = refused.collect();
+            for Refused { index, reason } in partial.refused {
+                let Some((refused, _)) = wanted.get(index) else { continue };
+                let everywhere = keys.iter().enumerate().filter(|(_, key)| *key == refused);
+                rest.refused.extend(everywhere.map(|(index, _)| Refused { index, reason: reason.clone() }));
+            }
             rest.failed = partial.failed;
         }
-        spread(&keys, &known, rest)
+        spread(&keys, known, each_once, rest)
     }
 
     /// Moves what the shelves have from `wanted` to `known`.
@@ -176,8 +174,9 @@ fn offer(tiers: &[Tier], digest: &[u8; 32], vector: &[f32]) {
 }
 
 /// The vector of each text where there is one, with what else came of them.
-fn spread(keys: &[Key], known: &HashMap<Key, Vec<f32>>, rest: Partial) -> Partial {
-    Partial { vectors: keys.iter().map(|key| known.get(key).cloned()).collect(), ..rest }
+fn spread(keys: &[Key], mut known: HashMap<Key, Vec<f32>>, each_once: bool, rest: Partial) -> Partial {
+    let vector = |key| if each_once { known.remove(key) } else { known.get(key).cloned() };
+    Partial { vectors: keys.iter().map(vector).collect(), ..rest }
 }
 
 impl Embedder for Cached {

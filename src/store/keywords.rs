@@ -96,19 +96,19 @@ pub fn query_terms(query: &str) -> Vec<String> {
 
 fn each_word(text: &str, mut found: impl FnMut(&str)) {
     let mut folded = String::new();
-    let mut each_part = |word: &str| {
-        for part in word.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()) {
-            fold(part, &mut folded);
-            if !folded.is_empty() {
-                found(&folded);
-            }
+    let mut each_part = |part: &str| {
+        fold(part, &mut folded);
+        if !folded.is_empty() {
+            found(&folded);
         }
     };
-    for (_, part) in words::parts(text) {
-        if part.is_ascii() {
-            each_part(part);
+    for part in words::parts(text) {
+        if part.is_ascii {
+            // Words part nowhere else.
+            words::ascii_runs(part.text).for_each(&mut each_part);
         } else {
-            part.unicode_words().for_each(&mut each_part);
+            let parts = part.text.unicode_words().flat_map(|word| word.split(|c: char| !c.is_alphanumeric()));
+            parts.filter(|part| !part.is_empty()).for_each(&mut each_part);
         }
     }
 }
@@ -118,7 +118,8 @@ fn each_word(text: &str, mut found: impl FnMut(&str)) {
 fn fold(word: &str, folded: &mut String) {
     folded.clear();
     if word.is_ascii() {
-        folded.extend(word.chars().take(MAX_WORD_BYTES).map(|c| c.to_ascii_lowercase()));
+        folded.push_str(word.get(..MAX_WORD_BYTES).unwrap_or(word));
+        folded.make_ascii_lowercase();
         return;
     }
     let plain = word.nfkd().filter(|c| !('\u{300}'..='\u{36f}').contains(c)).nfc();

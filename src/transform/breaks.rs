@@ -136,8 +136,8 @@ fn sentence_break(text: &str, at: usize) -> Option<(usize, Break)> {
 
 /// What lies between the word bounds of the parts that are not ASCII.
 fn foreign_words(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let foreign = words::parts(text).filter(|(_, part)| !part.is_ascii());
-    foreign.flat_map(|(at, part)| part.split_word_bound_indices().map(move |(i, word)| (at + i, word)))
+    let foreign = words::parts(text).filter(|part| !part.is_ascii);
+    foreign.flat_map(|part| part.text.split_word_bound_indices().map(move |(at, word)| (part.at + at, word)))
 }
 
 /// Where scripts without spaces, and punctuation, let words part.

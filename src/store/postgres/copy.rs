@@ -9,6 +9,7 @@ use half::f16;
 
 use super::text::stored;
 use crate::store::keywords::Terms;
+use crate::transform::words::beginning;
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
@@ -83,12 +84,12 @@ impl CopyRows {
 
     /// A `tsvector` without positions: sorted by bytes, none twice.
     pub fn lexemes(&mut self, prefix: &str, terms: &Terms) -> &mut Self {
-        let mut terms: Vec<&str> = terms.iter().collect();
+        let mut terms: Vec<(u64, &str)> = terms.iter().map(|term| (beginning(term), term)).collect();
         terms.sort_unstable();
         terms.dedup();
         self.field(|bytes| {
             bytes.extend(i32::try_from(terms.len()).unwrap_or(i32::MAX).to_be_bytes());
-            for term in terms {
+            for (_, term) in terms {
                 bytes.extend(prefix.as_bytes());
                 bytes.extend(term.as_bytes());
                 bytes.extend([0, 0, 0]);
@@ -100,7 +101,10 @@ impl CopyRows {
     pub fn vector(&mut self, numbers: &[f32]) -> &mut Self {
         self.field(|bytes| {
             bytes.extend(dimensions(numbers));
-            numbers.iter().for_each(|number| bytes.extend(number.to_be_bytes()));
+            let at = bytes.len();
+            bytes.resize(at + size_of_val(numbers), 0);
+            let places = bytes.get_mut(at..).unwrap_or_default().as_chunks_mut().0;
+            places.iter_mut().zip(numbers).for_each(|(place, number)| *place = number.to_be_bytes());
         })
     }
 

@@ -7,10 +7,12 @@
 use std::borrow::Cow;
 
 const ESCAPE: char = '\u{fdd0}';
+/// The first byte of [`ESCAPE`].
+const ESCAPE_BYTE: u8 = 0xef;
 
 /// A text, to be stored.
 pub(super) fn stored(text: &str) -> Cow<'_, str> {
-    if !text.contains(['\0', ESCAPE]) {
+    if memchr::memchr2(0, ESCAPE_BYTE, text.as_bytes()).is_none() || !text.contains(['\0', ESCAPE]) {
         return Cow::Borrowed(text);
     }
     let mut stored = String::with_capacity(text.len() + 4);

@@ -5,7 +5,9 @@
 //! is asked first, then one [`Shelf`] after the other where vectors outlive
 //! the process: a Redis that several share, then the store, whose rows hold
 //! them anyway. What one of them or the model had is offered to those that
-//! had not.
+//! had not. What another call is asking for at the moment is waited for.
+
+mod under_way;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,6 +19,7 @@ use futures::future::BoxFuture;
 use quick_cache::{Weighter, sync::Cache as Memory};
 use sha2::{Digest, Sha256};
 
+use self::under_way::{Divided, UnderWay};
 use super::{Budget, EmbedError, Embedder, EndpointState, Partial, Refused, Space, TokenSpans, Work};
 use crate::metrics;
 
@@ -52,6 +55,7 @@ pub struct Cached {
     inner: Arc<dyn Embedder>,
     memory: Option<Memory<Key, Arc<[f32]>, Bytes>>,
     shelves: Vec<Tier>,
+    under_way: UnderWay,
 }
 
 /// A query may have another prefix than a text.
@@ -86,7 +90,7 @@ impl Cached {
         let entry = inner.space().dimensions * size_of::<f32>() + ENTRY_BYTES;
         let memory = (memory_bytes >= entry)
             .then(|| Memory::with_weighter(memory_bytes / entry, memory_bytes as u64, Bytes));
-        Self { inner, memory, shelves }
+        Self { inner, memory, shelves, under_way: UnderWay::default() }
     }
 
     fn remembered(&self, key: &Key) -> Option<Vec<f32>> {
@@ -119,26 +123,69 @@ impl Cached {
             let failed = Some(EmbedError::Transient { reason: error.to_string() });
             return spread(&keys, known, each_once, Partial { failed, ..Partial::default() });
         }
-        metrics::embed_not_cached(wanted.len());
         let mut rest = Partial::default();
-        if !wanted.is_empty() {
-            let asked = wanted.iter().filter_map(|(_, index)| texts.get_mut(*index).map(mem::take)).collect();
-            let partial = self.inner.embed_each(asked, work).await;
-            for ((key, _), vector) in wanted.iter().zip(partial.vectors) {
-                if let Some(vector) = vector {
-                    self.remember(*key, &vector);
-                    offer(&self.shelves, &key.digest, &vector);
-                    known.insert(*key, vector);
+        while !wanted.is_empty() && rest.failed.is_none() {
+            let divided = self.divide(mem::take(&mut wanted), work);
+            metrics::embed_not_cached(divided.mine.len());
+            self.ask(&divided.mine, &mut texts, work, &keys, &mut known, &mut rest).await;
+            for (key, index) in divided.theirs().await {
+                match self.remembered(&key) {
+                    Some(vector) => {
+                        metrics::embed_cached("memory", 1);
+                        known.insert(key, vector);
+                    }
+                    // They were refused it, failed, or it is forgotten already.
+                    None => wanted.push((key, index)),
                 }
             }
-            for Refused { index, reason } in partial.refused {
-                let Some((refused, _)) = wanted.get(index) else { continue };
-                let everywhere = keys.iter().enumerate().filter(|(_, key)| *key == refused);
-                rest.refused.extend(everywhere.map(|(index, _)| Refused { index, reason: reason.clone() }));
-            }
-            rest.failed = partial.failed;
         }
         spread(&keys, known, each_once, rest)
+    }
+
+    /// Without a memory, what others ask for would be forgotten when it is there.
+    fn divide(&self, wanted: Vec<(Key, usize)>, work: Work) -> Divided<'_> {
+        match self.memory {
+            Some(_) => self.under_way.divide(wanted, work),
+            None => self.under_way.undivided(wanted),
+        }
+    }
+
+    /// Has `wanted`, whose texts are in `texts`, computed: what comes of it goes
+    /// to `known` and `rest`. A refusal is told of every one of `keys` that it
+    /// is about.
+    async fn ask(
+        &self,
+        wanted: &[(Key, usize)],
+        texts: &mut [String],
+        work: Work,
+        keys: &[Key],
+        known: &mut HashMap<Key, Vec<f32>>,
+        rest: &mut Partial,
+    ) {
+        if wanted.is_empty() {
+            return;
+        }
+        let asked = wanted.iter().filter_map(|(_, index)| texts.get_mut(*index).map(mem::take)).collect();
+        let partial = self.inner.embed_each(asked, work).await;
+        for ((key, _), vector) in wanted.iter().zip(partial.vectors) {
+            if let Some(vector) = vector {
+                self.remember(*key, &vector);
+                offer(&self.shelves, &key.digest, &vector);
+                known.insert(*key, vector);
+            }
+        }
+        if !partial.refused.is_empty() {
+            let refused: HashMap<Key, String> = partial
+                .refused
+                .into_iter()
+                .filter_map(|Refused { index, reason }| Some((wanted.get(index)?.0, reason)))
+                .collect();
+            let everywhere = keys.iter().enumerate().filter_map(|(index, key)| {
+                refused.get(key).map(|reason| Refused { index, reason: reason.clone() })
+            });
+            rest.refused.extend(everywhere);
+        }
+        rest.failed = partial.failed;
     }
 
     /// Moves what the shelves have from `wanted` to `known`.
@@ -303,6 +350,114 @@ mod tests {
         noting.asked.lock().unwrap().clear();
         block_on(cached.embed(texts(&["a", "b", "c"]))).unwrap();
         assert_eq!(*noting.asked.lock().unwrap(), ["c"]);
+    }
+
+    /// Computes one list after the other, each as soon as `turns` has one.
+    struct InTurn {
+        noting: Arc<Noting>,
+        turns: tokio::sync::Semaphore,
+    }
+
+    impl Embedder for InTurn {
+        fn space(&self) -> &Space {
+            self.noting.space()
+        }
+
+        fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, EmbedError>> {
+            self.noting.embed(texts)
+        }
+
+        fn embed_each(&self, texts: Vec<String>, work: Work) -> BoxFuture<'_, Partial> {
+            Box::pin(async move {
+                self.turns.acquire().await.unwrap().forget();
+                self.noting.embed_each(texts, work).await
+            })
+        }
+
+        fn tokens(&self) -> Arc<dyn TokenSpans> {
+            self.noting.tokens()
+        }
+    }
+
+    fn in_turn(turns: usize, most: usize, memory: usize) -> (Arc<InTurn>, Cached) {
+        let (noting, _) = cached(most, 0);
+        let model = Arc::new(InTurn { noting, turns: tokio::sync::Semaphore::new(turns) });
+        (model.clone(), Cached::new(model, memory, Vec::new()))
+    }
+
+    #[test]
+    fn what_another_call_asks_for_at_the_moment_is_waited_for() {
+        let (model, cached) = in_turn(0, usize::MAX, 1 << 20);
+        let (first, second, third, ()) = block_on(async {
+            tokio::join!(
+                cached.embed(texts(&["a", "b"])),
+                cached.embed(texts(&["b", "c", "a"])),
+                cached.embed(texts(&["a"])),
+                async { model.turns.add_permits(2) },
+            )
+        });
+        assert_eq!(*model.noting.asked.lock().unwrap(), ["a", "b", "c"]);
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert_eq!((&first[1], &first[0]), (&second[0], &second[2]));
+        assert_eq!(third.unwrap(), first[..1]);
+    }
+
+    #[test]
+    fn a_call_that_fails_or_is_given_up_leaves_its_texts_to_those_who_waited() {
+        let (model, cached) = in_turn(0, usize::MAX, 1 << 20);
+        let given_up = cached.embed_each(texts(&["a", "bad"]), Work::Live);
+        let waiting = cached.embed_each(texts(&["bad", "a"]), Work::Live);
+        let partial = block_on(async {
+            let mut waiting = waiting;
+            {
+                let mut given_up = given_up;
+                assert!(futures::poll!(&mut given_up).is_pending());
+                assert!(futures::poll!(&mut waiting).is_pending());
+                model.turns.add_permits(1);
+            }
+            waiting.await
+        });
+        assert_eq!(*model.noting.asked.lock().unwrap(), ["a"]);
+        assert!(partial.vectors[0].is_none() && partial.vectors[1].is_some());
+        assert_eq!(partial.refused.iter().map(|refused| refused.index).collect::<Vec<_>>(), [0]);
+
+        // The first fails after "x".
+        let (model, cached) = in_turn(2, 1, 1 << 20);
+        let (first, second) = block_on(async {
+            tokio::join!(
+                cached.embed_each(texts(&["x", "y"]), Work::Live),
+                cached.embed_each(texts(&["x", "y"]), Work::Live),
+            )
+        });
+        assert!(first.failed.is_some() && second.failed.is_some());
+        assert!(first.vectors[0].is_some() && first.vectors[0] == second.vectors[0]);
+        assert_eq!(model.turns.available_permits(), 0, "the second has tried, too");
+    }
+
+    #[test]
+    fn live_work_does_not_wait_for_a_back_fill_nor_anybody_where_nothing_is_remembered() {
+        for (first, memory) in [(Work::Backfill, 1 << 20), (Work::Live, 0)] {
+            let (model, cached) = in_turn(0, usize::MAX, memory);
+            let mut slow = cached.embed_each(texts(&["a"]), first);
+            let live = block_on(async {
+                assert!(futures::poll!(&mut slow).is_pending());
+                let live = cached.embed_each(texts(&["a"]), Work::Live);
+                // The semaphore is fair: the first turn is that of the other.
+                model.turns.add_permits(2);
+                live.await
+            });
+            assert!(live.vectors[0].is_some());
+            drop(slow);
+        }
+        let (model, cached) = in_turn(1, usize::MAX, 1 << 20);
+        let (live, backfill) = block_on(async {
+            tokio::join!(
+                cached.embed_each(texts(&["a"]), Work::Live),
+                cached.embed_each(texts(&["a"]), Work::Backfill),
+            )
+        });
+        assert_eq!((live.vectors.len(), live.vectors), (1, backfill.vectors));
+        assert_eq!(*model.noting.asked.lock().unwrap(), ["a"]);
     }
 
     #[derive(Default)]

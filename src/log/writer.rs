@@ -91,6 +91,8 @@ impl Writer {
     /// Serves until every handle is dropped, or until an fsync fails: what
     /// the disk then holds is unknown, so nothing is acknowledged any more.
     pub fn run(mut self) {
+        // The segment that was gone on with may be nearly full.
+        self.prepare_spare();
         let ended = loop {
             if let ControlFlow::Break(ended) = self.step(self.until_due().min(self.until_spare())) {
                 break ended;

@@ -107,10 +107,12 @@ impl Files {
     /// # Errors
     /// If a file cannot be read, or the log or the store takes nothing.
     pub async fn run(self, store: Store, ingest: Ingest) -> io::Result<()> {
+        let mut bookmarks = Bookmarks::in_store(store.clone());
         loop {
             let known = store.progress(&self.source).await.map_err(io::Error::other)?;
+            let known = known.iter().chain(bookmarks.unkept());
             let mut known: HashMap<String, SourceProgress> =
-                known.into_iter().map(|progress| (progress.path.clone(), progress)).collect();
+                known.map(|progress| (progress.path.clone(), progress.clone())).collect();
             let files = files_at(&self.path)?;
             let (this, max_frame) = (self.clone(), ingest.max_frame());
             let read_all = move |out: &mut dyn FnMut(Step) -> bool| {
@@ -122,7 +124,7 @@ impl Files {
                     }
                 }
             };
-            take(read_all, &ingest, Some(Bookmarks::in_store(store.clone()))).await?;
+            take(read_all, &ingest, Some(&mut bookmarks)).await?;
             if !self.watch || ingest.closing().is_cancelled() {
                 return Ok(());
             }

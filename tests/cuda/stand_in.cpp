@@ -3,7 +3,9 @@
 // also runs the kernels. Whatever is not asked for as the encoder asks for it
 // is refused. STAND_IN in the environment makes it a broken device:
 //
-//     absent     there is no device
+//     absent     the driver finds no device
+//     none       it counts none
+//     closed     there is one that does not open
 //     wrong      products are half of what they should be
 //     fails:N    everything fails after N launches
 
@@ -45,6 +47,11 @@ int cuInit(unsigned) {
     return is("absent") ? NO_DEVICE : 0;
 }
 
+int cuDeviceGetCount(int *count) {
+    *count = is("none") ? 0 : 1;
+    return 0;
+}
+
 int cuDeviceGet(int *device, int ordinal) {
     *device = ordinal;
     return ordinal == 0 ? 0 : INVALID;
@@ -62,8 +69,9 @@ int cuDeviceGetAttribute(int *value, int attribute, int) {
 }
 
 int cuDevicePrimaryCtxRetain(void **context, int) {
+    const int OUT_OF_MEMORY = 2;
     *context = SOMETHING;
-    return 0;
+    return is("closed") ? OUT_OF_MEMORY : 0;
 }
 
 int cuDevicePrimaryCtxRelease_v2(int) {

@@ -1,6 +1,7 @@
 //! How far files are read, kept in the store.
 
 use std::{
+    collections::HashMap,
     io, mem,
     time::{Duration, Instant},
 };
@@ -8,42 +9,48 @@ use std::{
 use crate::store::{SourceProgress, Store};
 
 /// How often it is kept how far files are read, while they are.
-const KEEP_EVERY: Duration = Duration::from_millis(50);
+pub(super) const KEEP_EVERY: Duration = Duration::from_millis(50);
 
 /// How far files are read. Kept at times only, many files together: they
-/// would otherwise cost more to remember than to read, and behind the last
-/// time lies only what deduplication knows.
+/// would otherwise cost more to remember than to read. What is not kept yet
+/// when the process dies comes again.
 pub(super) struct Bookmarks {
     store: Store,
     kept: Instant,
-    /// What the store is to be told: of each file once, of the one that is
-    /// being read last.
-    moved: Vec<SourceProgress>,
+    /// What the store is to be told, by path.
+    moved: HashMap<String, SourceProgress>,
 }
 
 impl Bookmarks {
     /// Kept in `store`.
     pub fn in_store(store: Store) -> Self {
-        Self { store, kept: Instant::now(), moved: Vec::new() }
+        Self { store, kept: Instant::now(), moved: HashMap::new() }
+    }
+
+    /// What the store has not been told yet, which it may say otherwise.
+    pub fn unkept(&self) -> impl Iterator<Item = &SourceProgress> {
+        self.moved.values()
     }
 
     /// Notes how far a file is read, and has it kept now and then.
     pub async fn move_to(&mut self, at: &SourceProgress) -> io::Result<()> {
-        self.moved.pop_if(|last| last.path == at.path);
-        self.moved.push(at.clone());
+        self.moved.insert(at.path.clone(), at.clone());
         if self.kept.elapsed() < KEEP_EVERY { Ok(()) } else { self.keep().await }
     }
 
-    /// A store that has no room just now must not end the source: the next
-    /// time says the same of the file that is being read, and more.
+    /// A store that has no room just now must not end the source: it is told
+    /// the next time.
     pub async fn keep(&mut self) -> io::Result<()> {
         self.kept = Instant::now();
-        let moved = mem::take(&mut self.moved);
-        let Some(last) = moved.last() else { return Ok(()) };
+        if self.moved.is_empty() {
+            return Ok(());
+        }
+        let moved: Vec<SourceProgress> = mem::take(&mut self.moved).into_values().collect();
         match self.store.set_progress(&moved).await {
             Err(error) if error.is_transient() => {
-                let (file, records, files) = (&last.path, last.records, moved.len());
-                tracing::warn!(%error, file, records, files, "how far files are read could not be kept");
+                let files = moved.len();
+                tracing::warn!(%error, files, "how far files are read could not be kept; it is tried again");
+                self.moved = moved.into_iter().map(|at| (at.path.clone(), at)).collect();
                 Ok(())
             }
             done => done.map_err(io::Error::other),

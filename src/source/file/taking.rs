@@ -5,7 +5,10 @@ use std::{collections::VecDeque, io};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{super::json::Parsed, bookmarks::Bookmarks};
+use super::{
+    super::json::Parsed,
+    bookmarks::{Bookmarks, KEEP_EVERY},
+};
 use crate::{
     frame::{FrameBatch, Unit},
     pipeline::{Answer, Ingest, Origin, Refusal, Submitted},
@@ -51,7 +54,7 @@ impl Input {
 pub(super) async fn take(
     read: impl FnOnce(&mut dyn FnMut(Step) -> bool) + Send + 'static,
     ingest: &Ingest,
-    bookmarks: Option<Bookmarks>,
+    bookmarks: Option<&mut Bookmarks>,
 ) -> io::Result<()> {
     let (steps, read_steps) = mpsc::channel(READ_AHEAD);
     let (ended, end) = oneshot::channel();
@@ -87,7 +90,7 @@ enum UnderWay {
 
 struct Taking<'a> {
     ingest: &'a Ingest,
-    bookmarks: Option<Bookmarks>,
+    bookmarks: Option<&'a mut Bookmarks>,
     /// The input that is read.
     read: Option<Input>,
     under_way: VecDeque<UnderWay>,
@@ -113,26 +116,44 @@ impl Taking<'_> {
                 biased;
                 () = self.ingest.closing().cancelled() => None,
                 step = steps.recv() => step,
+                // Reading takes its time: what has been read is settled and
+                // kept meanwhile, so that it does not come again if this is
+                // the end.
+                () = tokio::time::sleep(KEEP_EVERY), if !self.under_way.is_empty() => {
+                    if !self.settle_beyond(0).await? {
+                        return Ok(Ended::Closing);
+                    }
+                    self.keep().await?;
+                    continue;
+                }
             };
             let last = step.is_none();
             match step {
                 Some(step) => self.hand_in(step).await,
                 None => steps.close(),
             }
-            let most = if last { 0 } else { UNDER_WAY };
-            let is_due =
-                |next: &mut UnderWay, stretches| stretches > most || !matches!(next, UnderWay::Stretch(_));
-            while let Some(next) = self.under_way.pop_front_if(|next| is_due(next, self.stretches)) {
-                if !self.settle(next).await? {
-                    // The next start goes on here.
-                    return Ok(Ended::Closing);
-                }
+            if !self.settle_beyond(if last { 0 } else { UNDER_WAY }).await? {
+                return Ok(Ended::Closing);
             }
             if last {
                 let closing = self.ingest.closing().is_cancelled();
                 return Ok(if closing { Ended::Closing } else { Ended::Read });
             }
         }
+    }
+
+    /// Settles what is under way, first come first, until no more than `most`
+    /// stretches are; false if the pipeline closes before, and the next start
+    /// goes on there.
+    async fn settle_beyond(&mut self, most: usize) -> io::Result<bool> {
+        let is_due =
+            |next: &mut UnderWay, stretches| stretches > most || !matches!(next, UnderWay::Stretch(_));
+        while let Some(next) = self.under_way.pop_front_if(|next| is_due(next, self.stretches)) {
+            if !self.settle(next).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn hand_in(&mut self, step: Step) {

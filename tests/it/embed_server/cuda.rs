@@ -64,7 +64,9 @@ async fn without_a_gpu_the_processor_computes_and_the_log_says_so() {
     // no device. Real ones find none either.
     let mut environments = vec![vec![("CUDA_VISIBLE_DEVICES", "-1")]];
     if let Some((_, path)) = &stand_ins {
-        environments.push(vec![("LD_LIBRARY_PATH", path.as_str()), ("STAND_IN", "absent")]);
+        for driver in ["absent", "none"] {
+            environments.push(vec![("LD_LIBRARY_PATH", path.as_str()), ("STAND_IN", driver)]);
+        }
     }
     for environment in environments {
         let server = Server::start_with(&arguments, &environment);
@@ -106,6 +108,9 @@ async fn a_gpu_that_computes_something_else_or_fails_gives_no_vectors() {
     let Some((_folder, path)) = stand_ins() else { return };
     let environment = |what| [("LD_LIBRARY_PATH", path.as_str()), ("STAND_IN", what)];
     let arguments = ["--device", "cuda", "--threads", "1"];
+    // One that is there and does not open is not one that is not there.
+    let (code, said) = refused(&arguments, &environment("closed"));
+    assert!(code == Some(1) && said.contains("the CUDA device failed: the device does not open"), "{said}");
     let (code, said) = refused(&arguments, &environment("wrong"));
     assert!(code == Some(1) && said.contains("the CUDA device is not used"), "{said}");
     // While it is compared with the processor.

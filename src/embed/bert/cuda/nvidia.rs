@@ -7,13 +7,17 @@
 use std::{
     ffi::{CStr, CString},
     fmt::Display,
-    panic,
+    mem::ManuallyDrop,
+    panic::{self, AssertUnwindSafe},
     sync::Arc,
 };
 
 use cudarc::{
     cublas::{self, CudaBlas, sys as blas},
-    driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys},
+    driver::{
+        CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg,
+        result as driver, sys,
+    },
     nvrtc::{self, Ptx},
 };
 
@@ -31,7 +35,17 @@ struct Parts {
     /// Everything happens in this one order.
     stream: Arc<CudaStream>,
     kernels: Vec<(Kernel, CudaFunction)>,
-    blas: CudaBlas,
+    blas: ManuallyDrop<CudaBlas>,
+}
+
+impl Drop for Parts {
+    /// Giving back a cuBLAS that has failed panics in `cudarc`, and would hide
+    /// what failed.
+    fn drop(&mut self) {
+        // SAFETY: it is taken once, here.
+        let blas = unsafe { ManuallyDrop::take(&mut self.blas) };
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(blas)));
+    }
 }
 
 type Result<T> = std::result::Result<T, DeviceError>;
@@ -40,7 +54,7 @@ type Result<T> = std::result::Result<T, DeviceError>;
 pub fn open(config: &Config) -> Result<Box<dyn Accelerator>> {
     // A library that lacks a function makes `cudarc` panic.
     let opened = panic::catch_unwind(|| Nvidia::open(config.head_size().min(MOST_HEAD_SIZE)));
-    let device = opened.unwrap_or_else(|_| missing("CUDA's libraries are not those expected (see above)"))?;
+    let device = opened.unwrap_or_else(|_| failed("CUDA's libraries are not those expected (see above)"))?;
     Ok(Box::new(device))
 }
 
@@ -48,9 +62,13 @@ fn missing<T>(reason: impl Into<String>) -> Result<T> {
     Err(DeviceError::Missing { reason: reason.into() })
 }
 
-/// `what` did not work, so there is no device to use.
+fn failed<T>(reason: impl Into<String>) -> Result<T> {
+    Err(DeviceError::Failed { reason: reason.into() })
+}
+
+/// `what` did not work, though there is a device.
 fn unless<T, E: Display>(result: std::result::Result<T, E>, what: &str) -> Result<T> {
-    result.or_else(|error| missing(format!("{what}: {error}")))
+    result.or_else(|error| failed(format!("{what}: {error}")))
 }
 
 fn done<T, E: Display>(result: std::result::Result<T, E>) -> Result<T> {
@@ -60,7 +78,15 @@ fn done<T, E: Display>(result: std::result::Result<T, E>) -> Result<T> {
 impl Nvidia {
     fn open(head_size: usize) -> Result<Self> {
         libraries()?;
-        let context = unless(CudaContext::new(0), "the driver has no device")?;
+        // Only this says that there is none; what fails later is a device that
+        // somebody has to look after.
+        let count = driver::init().and_then(|()| driver::device::get_count());
+        match count {
+            Ok(1..) => {}
+            Ok(_) => return missing("the driver has no device"),
+            Err(error) => return missing(format!("the driver has no device: {error}")),
+        }
+        let context = unless(CudaContext::new(0), "the device does not open")?;
         let name = unless(context.name(), "the device has no name")?;
         let (major, minor) = unless(context.compute_capability(), "the device has no architecture")?;
         let machine_code = compile(&format!("sm_{major}{minor}"), head_size)?;
@@ -75,7 +101,7 @@ impl Nvidia {
         // SAFETY: everything is used in the order of one stream, by which
         // nothing is read before it is written or freed before it is read.
         unsafe { context.disable_event_tracking() };
-        Ok(Self(Arc::new(Parts { name, stream, kernels, blas })))
+        Ok(Self(Arc::new(Parts { name, stream, kernels, blas: ManuallyDrop::new(blas) })))
     }
 }
 
@@ -112,7 +138,7 @@ fn compile(architecture: &str, head_size: usize) -> Result<Vec<u8>> {
         // Characters are signed on some processors.
         let log: Vec<u8> = log.into_iter().flat_map(|c| c.to_ne_bytes()).collect();
         let log = CStr::from_bytes_until_nul(&log).map_or_else(|_| "".into(), CStr::to_string_lossy);
-        missing(format!("NVRTC cannot compile the kernels for {architecture}: {}", log.trim()))
+        failed(format!("NVRTC cannot compile the kernels for {architecture}: {}", log.trim()))
     };
     // SAFETY: it is not used any more.
     unless(unsafe { destroy_program(program) }, "NVRTC does not end")?;

@@ -34,13 +34,15 @@ pub(super) struct Room {
     shares: Vec<f32>,
 }
 
-/// `head.query` has whole panels of numbers; the processor has the
-/// instructions ([`is_fast`](super::super::bf16::is_fast)).
-pub(super) fn attend(mut head: Head<'_>, room: &mut Room) {
+/// # Safety
+/// A row of `head` has whole panels of numbers, and the processor has the
+/// instructions ([`is_available`](super::super::bf16::is_available)).
+pub(super) unsafe fn attend(mut head: Head<'_>, room: &mut Room) {
     let (tokens, size) = (head.query.shape().rows, head.query.shape().cols);
     let pairs_of_tokens = tokens.div_ceil(2);
     let columns = tokens.next_multiple_of(HALF);
-    room.lay_out(&head);
+    // SAFETY: the same promise.
+    unsafe { room.lay_out(&head) };
     let Room { queries, keys, values, scores, weights, shares } = room;
     let start = &[0.0; COLUMNS];
     for (row, rows) in tiles(tokens, MOST_ROWS) {
@@ -87,7 +89,9 @@ pub(super) fn attend(mut head: Head<'_>, room: &mut Room) {
 }
 
 impl Room {
-    fn lay_out(&mut self, head: &Head<'_>) {
+    /// # Safety
+    /// As [`attend`].
+    unsafe fn lay_out(&mut self, head: &Head<'_>) {
         let (tokens, size) = (head.query.shape().rows, head.query.shape().cols);
         let empty = Line([[0; 2]; COLUMNS]);
         let lines = |lines: &mut Vec<Line>, count| {

@@ -28,7 +28,8 @@ pub struct Attention {
 /// What computes it. An [`Element`] shorter than fp32 leaves the choice: what
 /// it promises is how the operands of dense layers are rounded. Attention is a
 /// tenth of the work, so its operands are rounded, to bf16, only where that
-/// makes it faster; the vectors hardly differ (a test here says how little).
+/// makes it faster, though then two processors give a model's vectors a little
+/// differently, by less than rounding the operands of its dense layers does.
 #[derive(Clone, Copy, Debug)]
 enum Kernel {
     #[cfg(target_arch = "x86_64")]
@@ -84,7 +85,9 @@ impl Attention {
             let head = Head { query: part(0), key: part(1), value: part(2), out };
             match self.kernel {
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Bf16 => bf16::attend(head, &mut room.bf16),
+                // SAFETY: it is chosen for whole panels, where the processor
+                // has the instructions.
+                Kernel::Bf16 => unsafe { bf16::attend(head, &mut room.bf16) },
                 #[cfg(target_arch = "x86_64")]
                 Kernel::Fp32(isa) => fp32::attend(isa, head, &mut room.fp32),
                 Kernel::Portable => head.attend(room),
@@ -94,6 +97,7 @@ impl Attention {
 }
 
 impl Kernel {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "there is one kernel"))]
     fn fastest(head_size: usize, element: Element) -> Self {
         #[cfg(target_arch = "x86_64")]
         if head_size.is_multiple_of(COLUMNS) {
@@ -104,7 +108,6 @@ impl Kernel {
                 return Self::Fp32(isa);
             }
         }
-        let (_, _) = (head_size, element);
         Self::Portable
     }
 }

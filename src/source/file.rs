@@ -9,6 +9,8 @@
 mod bookmarks;
 mod pieces;
 mod taking;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     sync::OnceLock,
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -30,9 +31,11 @@ pub fn model_file(path: &str) -> Vec<u8> {
     std::fs::read(model_dir().join(path)).unwrap()
 }
 
-/// Waits for `future` on this thread.
+/// Waits for `future` on this thread, but not for ever.
 pub fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await });
+    ended.expect("it ends within a minute")
 }
 
 /// One model for all tests.

@@ -57,8 +57,15 @@ pub(super) struct LateEncoder {
 pub(super) enum AnyEncoder {
     /// On the processor: any thread with room of its own uses it.
     Processor(Encoder),
-    /// On a device: one thread at a time.
-    Device(Mutex<Box<dyn DeviceEncoder>>),
+    /// On a device.
+    Device(OnDevice),
+}
+
+/// An encoder on a device: one thread at a time uses it.
+pub(super) struct OnDevice {
+    encoder: Mutex<Box<dyn DeviceEncoder>>,
+    /// Why it will not compute any more, once that is so.
+    lost: OnceLock<String>,
 }
 
 impl AnyEncoder {
@@ -66,11 +73,36 @@ impl AnyEncoder {
     pub fn encode(&self, batch: &[Vec<u32>], scratch: &mut Scratch) -> Result<Vec<Vec<f32>>, DeviceError> {
         match self {
             Self::Processor(encoder) => Ok(encoder.encode(batch, scratch)),
-            Self::Device(encoder) => {
-                let vectors = encoder.lock().unwrap_or_else(PoisonError::into_inner).encode(batch);
-                vectors.inspect_err(|error| tracing::error!(%error, texts = batch.len(), "not computed"))
+            Self::Device(device) => device.encode(batch),
+        }
+    }
+
+    /// Why it will not compute any more, if that is so.
+    fn lost(&self) -> Option<&str> {
+        match self {
+            Self::Processor(_) => None,
+            Self::Device(device) => device.lost.get().map(String::as_str),
+        }
+    }
+}
+
+impl OnDevice {
+    fn new(encoder: Box<dyn DeviceEncoder>) -> Self {
+        Self { encoder: Mutex::new(encoder), lost: OnceLock::new() }
+    }
+
+    fn encode(&self, batch: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, DeviceError> {
+        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let vectors = encoder.encode(batch);
+        if let Err(error) = &vectors {
+            tracing::error!(%error, texts = batch.len(), "not computed");
+            // Too little memory for a batch is no more than that; most of what
+            // else goes wrong on a device ends all work on it.
+            if let Err(error) = encoder.encode(&[vec![0]]) {
+                self.lost.get_or_init(|| error.to_string());
             }
         }
+        vectors
     }
 }
 
@@ -92,6 +124,11 @@ impl LateEncoder {
         self.device.as_deref().map(Accelerator::name)
     }
 
+    /// Why it will not compute any more, if that is so.
+    pub fn lost(&self) -> Option<&str> {
+        self.encoder.get()?.lost()
+    }
+
     /// The encoder. Blocks while the weights are read, by this thread or
     /// another. After an error the next call tries again.
     pub fn get(&self) -> Result<&AnyEncoder, ModelError> {
@@ -106,7 +143,9 @@ impl LateEncoder {
         let (config, pooling, element) = (&self.config, self.pooling, self.element);
         let encoder = match &self.device {
             None => AnyEncoder::Processor(Encoder::read(&weights, config.clone(), pooling, element)?),
-            Some(device) => AnyEncoder::Device(Mutex::new(device.load(&weights, config, pooling, element)?)),
+            Some(device) => {
+                AnyEncoder::Device(OnDevice::new(device.load(&weights, config, pooling, element)?))
+            }
         };
         let kernel = self.device().unwrap_or_else(|| element.kernel());
         let weights = self.weights.path().display();

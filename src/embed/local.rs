@@ -165,6 +165,12 @@ impl LocalModel {
         self.model.encoder.device().unwrap_or("cpu")
     }
 
+    /// Why the device will not compute any more, if that is so: nothing but a
+    /// new process has it compute again.
+    pub fn lost(&self) -> Option<&str> {
+        self.model.encoder.lost()
+    }
+
     /// The threads that encode.
     fn encoders(&self) -> &Pool<Scratch> {
         self.device.as_ref().unwrap_or(&self.pool)

@@ -117,7 +117,7 @@ pub enum ModelError {
     Weights(#[from] WeightsError),
     /// The device that should compute does not.
     #[error(transparent)]
-    Device(#[from] DeviceError),
+    Device(DeviceError),
     /// The tokenizer is not one.
     #[error("{TOKENIZER} cannot be used: {0}")]
     Tokenizer(#[from] TokenizerError),
@@ -129,6 +129,15 @@ pub enum ModelError {
         /// What does not fit.
         reason: String,
     },
+}
+
+impl From<DeviceError> for ModelError {
+    fn from(error: DeviceError) -> Self {
+        match error {
+            DeviceError::Weights(error) => Self::Weights(error),
+            error => Self::Device(error),
+        }
+    }
 }
 
 /// A file of a model.

@@ -8,11 +8,17 @@ use crate::metrics as names;
 
 impl Server {
     /// What keeps the service from being ready, if something does.
-    fn not_ready(&self) -> Option<&'static str> {
+    fn not_ready(&self) -> Option<String> {
         if self.closing.is_cancelled() {
-            return Some("the service is shutting down");
+            return Some("the service is shutting down".to_owned());
         }
-        self.served.get().is_none().then_some("the model is being loaded")
+        let Some(served) = self.served.get() else {
+            return Some("the model is being loaded".to_owned());
+        };
+        served
+            .model
+            .lost()
+            .map(|reason| format!("{reason}; it does not come back by itself: restart the service"))
     }
 }
 

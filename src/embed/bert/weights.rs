@@ -108,7 +108,7 @@ impl Config {
             ("type_vocab_size", self.type_vocab_size),
             ("max_position_embeddings", self.max_position_embeddings),
         ] {
-            unless(size <= MOST, key, size.to_string(), "a number up to 1048576")?;
+            unless((1..=MOST).contains(&size), key, size.to_string(), "a number from 1 to 1048576")?;
         }
         let divides = self.head_size() > 0 && self.head_size() * self.num_attention_heads == self.hidden_size;
         let heads = self.num_attention_heads.to_string();

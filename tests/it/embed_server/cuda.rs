@@ -130,6 +130,9 @@ async fn a_gpu_that_computes_something_else_or_fails_gives_no_vectors() {
     };
     assert_eq!(refusal.refusal(), (503, "model_failed", None));
     assert!(answered > 0);
+    // It does not come back, and whoever sends requests here is told so.
+    let (status, health) = server.get("/health/ready").await;
+    assert!(status == 503 && health.contains("restart the service"), "{status} {health}");
     let log = std::fs::read_to_string(&server.log).unwrap();
     assert!(log.contains("the CUDA device failed") && !log.contains("panicked"), "{log}");
 }

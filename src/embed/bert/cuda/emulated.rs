@@ -23,6 +23,7 @@ type Multiply = unsafe extern "C" fn(u32, u32, u32, *const c_void, *const c_void
 #[derive(Clone)]
 pub struct Emulated {
     library: Arc<Library>,
+    head_size: usize,
     /// Whether the threads of a block run from the last to the first.
     backwards: bool,
     /// A kernel that is left out: what a broken device could do.
@@ -71,7 +72,7 @@ impl Emulated {
             }
         }
         let library = Arc::new(Library::load(&object));
-        Some(Self { library, backwards: false, left_out: None })
+        Some(Self { library, head_size, backwards: false, left_out: None })
     }
 
     /// This device with the threads in the other order.
@@ -142,6 +143,10 @@ impl Device for Emulated {
 
     fn name(&self) -> &str {
         "emulated"
+    }
+
+    fn head_size(&self) -> usize {
+        self.head_size
     }
 
     fn allocate(&self, bytes: usize) -> Result<Memory, DeviceError> {

@@ -50,8 +50,8 @@ fn compiler_options(architecture: &str, head_size: usize) -> [String; 3] {
     ]
 }
 
-/// Refuses what the kernels cannot compute.
-fn check(config: &Config, element: Element) -> Result<(), DeviceError> {
+/// Refuses what kernels compiled for heads of `head_size` numbers cannot compute.
+fn check(config: &Config, element: Element, head_size: usize) -> Result<(), DeviceError> {
     if element == Element::Int8 {
         let reason = "int8 is not computed on a CUDA device: choose fp32 or bf16, or the processor";
         return Err(DeviceError::Unsupported { reason: reason.to_owned() });
@@ -59,6 +59,13 @@ fn check(config: &Config, element: Element) -> Result<(), DeviceError> {
     if config.head_size() > MOST_HEAD_SIZE {
         let reason = format!(
             "attention heads of {} numbers are not computed on a CUDA device, only up to {MOST_HEAD_SIZE}",
+            config.head_size()
+        );
+        return Err(DeviceError::Unsupported { reason });
+    }
+    if config.head_size() != head_size {
+        let reason = format!(
+            "the device was opened for attention heads of {head_size} numbers, and the model has heads of {}",
             config.head_size()
         );
         return Err(DeviceError::Unsupported { reason });
@@ -75,6 +82,9 @@ trait Device: Clone + Send + Sync + 'static {
 
     /// What the device calls itself.
     fn name(&self) -> &str;
+
+    /// Numbers of a head that the kernels were compiled for.
+    fn head_size(&self) -> usize;
 
     /// Room for so many bytes, which hold anything.
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, DeviceError>;
@@ -179,7 +189,7 @@ impl<D: Device> Accelerator for D {
         pooling: Pooling,
         element: Element,
     ) -> Result<Box<dyn DeviceEncoder>, DeviceError> {
-        check(config, element)?;
+        check(config, element, self.head_size())?;
         let mut encoder = encoder::Encoder::read(self.clone(), weights, config.clone(), pooling, element)?;
         trial::agrees(&mut encoder, weights, config, pooling, element)?;
         Ok(Box::new(encoder))

@@ -32,6 +32,7 @@ struct Nvidia(Arc<Parts>);
 
 struct Parts {
     name: String,
+    head_size: usize,
     /// Everything happens in this one order.
     stream: Arc<CudaStream>,
     kernels: Vec<(Kernel, CudaFunction)>,
@@ -101,7 +102,7 @@ impl Nvidia {
         // SAFETY: everything is used in the order of one stream, by which
         // nothing is read before it is written or freed before it is read.
         unsafe { context.disable_event_tracking() };
-        Ok(Self(Arc::new(Parts { name, stream, kernels, blas: ManuallyDrop::new(blas) })))
+        Ok(Self(Arc::new(Parts { name, head_size, stream, kernels, blas: ManuallyDrop::new(blas) })))
     }
 }
 
@@ -161,6 +162,10 @@ impl Device for Nvidia {
 
     fn name(&self) -> &str {
         &self.0.name
+    }
+
+    fn head_size(&self) -> usize {
+        self.0.head_size
     }
 
     fn allocate(&self, bytes: usize) -> Result<Self::Memory> {

@@ -133,6 +133,12 @@ fn what_the_kernels_cannot_compute_is_refused() {
     let refused = |element| device.load(&weights, &config, Pooling::Mean, element).err().unwrap().to_string();
     assert!(refused(Element::Fp32).contains("heads of 129 numbers"), "{}", refused(Element::Fp32));
     assert!(refused(Element::Int8).contains("choose fp32 or bf16"), "{}", refused(Element::Int8));
+    let (weights, config) = made(SMALL, 1);
+    let error = device.load(&weights, &config, Pooling::Mean, Element::Fp32).err().unwrap().to_string();
+    assert!(
+        error.contains("opened for attention heads of 8 numbers, and the model has heads of 32"),
+        "{error}"
+    );
 }
 
 /// What NVRTC's functions give.

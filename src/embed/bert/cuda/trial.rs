@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Tokens of the texts: one, around the limits of tiles and blocks, and many.
-const LENGTHS: [usize; 8] = [1, 2, 7, 31, 33, 64, 65, 140];
+const LENGTHS: [usize; 8] = [1, 2, 7, 31, 33, 64, 65, 300];
 
 /// The least cosine that rounding can explain: bf16 has 8 bits of precision,
 /// and fp32 sums in another order.

@@ -272,12 +272,18 @@ impl Embedder for Cached {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{sync::Mutex, time::Duration};
 
     use super::{
-        super::{Hashing, testing::block_on},
+        super::{Hashing, testing},
         *,
     };
+
+    /// Whoever waits for ever fails.
+    fn block_on<F: Future>(future: F) -> F::Output {
+        let ended = testing::block_on(async { tokio::time::timeout(Duration::from_secs(30), future).await });
+        ended.expect("it ends within half a minute")
+    }
 
     /// Notes what it is asked for; refuses `bad`, and fails after `most`.
     struct Noting {

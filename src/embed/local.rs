@@ -458,6 +458,22 @@ mod tests {
         a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
     }
 
+    #[test]
+    fn texts_of_nothing_of_emoji_and_of_a_million_words_have_vectors() {
+        let million = "water ".repeat(1_000_000);
+        let texts =
+            ["", " ", "\0", "\0\0\0", "🙂🙃🙂", "👩‍👩‍👧", &million, &"x".repeat(1_000_000)].map(str::to_owned);
+        let counted = block_on(testing::local_model().embed_counted(texts.to_vec())).unwrap();
+        assert_eq!(counted.vectors.len(), texts.len());
+        for (vector, text) in counted.vectors.iter().zip(&texts) {
+            assert!(check(vector).is_ok(), "{:?}", text.chars().take(9).collect::<String>());
+        }
+        let [empty, space, nul, ..] = counted.vectors.as_slice() else { unreachable!() };
+        assert!(empty == space && empty == nul, "there is nothing in them");
+        let cut = "water ".repeat(testing::MAX_TOKENS);
+        assert_eq!(block_on(testing::local_model().embed(vec![cut])).unwrap()[0], counted.vectors[6]);
+    }
+
     /// The smallest cosine between our vectors and the reference's: of
     /// passages, of chat messages, and of texts that are strange on purpose.
     fn smallest_cosines(element: Element, every: usize) -> [f64; 3] {

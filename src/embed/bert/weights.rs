@@ -102,7 +102,6 @@ impl Config {
         unless(positions == "absolute", "position_embedding_type", positions, "`absolute`")?;
         for (key, size) in [
             ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
             ("intermediate_size", self.intermediate_size),
             ("vocab_size", self.vocab_size),
             ("type_vocab_size", self.type_vocab_size),
@@ -110,6 +109,8 @@ impl Config {
         ] {
             unless((1..=MOST).contains(&size), key, size.to_string(), "a number from 1 to 1048576")?;
         }
+        let layers = self.num_hidden_layers;
+        unless(layers <= MOST, "num_hidden_layers", layers.to_string(), "a number up to 1048576")?;
         let divides = self.head_size() > 0 && self.head_size() * self.num_attention_heads == self.hidden_size;
         let heads = self.num_attention_heads.to_string();
         unless(divides, "num_attention_heads", heads, "a divisor of `hidden_size`")
@@ -378,6 +379,8 @@ mod tests {
         let relative = Config { position_embedding_type: "relative_key".into(), ..config() };
         assert!(refusal(&file, &relative).contains("`position_embedding_type` = `relative_key`"));
         assert!(refusal(&file, &Config { vocab_size: 1 << 30, ..config() }).contains("`vocab_size`"));
+        assert!(refusal(&file, &Config { intermediate_size: 0, ..config() }).contains("`intermediate_size`"));
+        assert!(refusal(&file, &Config { num_hidden_layers: 1 << 30, ..config() }).contains("`num_hidden"));
         assert!(refusal(&file, &Config { num_attention_heads: 3, ..config() }).contains("a divisor"));
         assert!(refusal(&file, &Config { num_attention_heads: 0, ..config() }).contains("a divisor"));
     }

@@ -77,7 +77,7 @@ enum What {
     /// what it lacks and costs, and what both find
     Compare {
         /// Stored texts to ask for by some of their words
-        #[arg(long, value_name = "N", default_value_t = 200)]
+        #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
         sample: u32,
         /// Questions with their answers, as JSON Lines: {"tenant", "query", "ids"}
         #[arg(long, value_name = "FILE")]

@@ -248,6 +248,34 @@ mod tests {
         assert_eq!((TEXTS.lines().count(), distinct.len()), (64, 64));
     }
 
+    /// A vector of length 1 with that cosine to `vector`, whose length is 1.
+    fn turned(vector: &[f32], cosine: f32) -> Vec<f32> {
+        let mut across: Vec<f32> = vector.iter().map(|x| -x * vector[0]).collect();
+        across[0] += 1.0;
+        let length = across.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let rest = (1.0 - cosine * cosine).sqrt() / length;
+        vector.iter().zip(across).map(|(x, y)| cosine * x + rest * y).collect()
+    }
+
+    #[tokio::test]
+    async fn one_canary_below_the_limit_halts_the_space_and_one_above_does_not() {
+        for (cosine, halted) in [(0.9992, false), (0.9988, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(&folder.path().join("s.sqlite")).await.unwrap();
+            let model = Arc::new(Fickle::default());
+            let space_key = store.register_space(model.space(), 0).await.unwrap();
+            let vectors = model.embed(TEXTS.lines().map(str::to_owned).collect()).await.unwrap();
+            let mut record: Vec<([u8; 32], Vec<f32>)> =
+                TEXTS.lines().map(|text| Sha256::digest(text).into()).zip(vectors).collect();
+            let (_, last) = record.last_mut().unwrap();
+            *last = turned(last, cosine);
+            store.record_canaries(space_key, &record, 0).await.unwrap();
+            let guarded = Guarded::new(model, store, space_key, clock::system());
+            let checked = guarded.check().await;
+            assert_eq!(checked.is_err(), halted, "{cosine}: {checked:?}");
+        }
+    }
+
     #[tokio::test]
     async fn a_model_that_changed_computes_nothing_until_it_is_itself_again() {
         let folder = tempfile::tempdir().unwrap();

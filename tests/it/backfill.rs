@@ -204,7 +204,8 @@ async fn while_a_provider_s_quota_is_spent_records_are_found_by_keyword_and_get_
     eventually("all have vectors", async || counts(&daemon).await == (60, 0)).await;
     let hits = daemon.search(json!({"tenant": "default", "query": "water", "mode": "vector"})).await;
     assert_eq!(hits.len(), 10);
-    assert_each_once(service.paid(), 60);
+    let in_order: Vec<String> = (0..60).map(|n| format!("record {n} is about water")).collect();
+    assert_eq!(service.paid(), in_order, "the oldest first, and each once");
     let health = get(&daemon, "/health/ready").await;
     assert_eq!(health["status"], "ready", "{health}");
     daemon.stop_drained();

@@ -45,6 +45,15 @@ pub use self::{
     shared::SharedVectors,
 };
 
+/// The cosine of the angle between two vectors, -1..1; -1, the least there is,
+/// also where one is zero or not finite, or their lengths differ.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let product =
+        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
+    let cosine = product(a, b) / (product(a, a) * product(b, b)).sqrt();
+    if a.len() == b.len() && cosine.is_finite() { cosine } else { -1.0 }
+}
+
 /// What makes vectors comparable. Two vectors may be compared only if their
 /// spaces are equal in every field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::progress::Progress;
 use crate::{
     clock::Clock,
-    embed::{Budget, EmbedError, Embedder, EndpointState, Partial, Space, TokenSpans, Work},
+    embed::{Budget, EmbedError, Embedder, EndpointState, Partial, Space, TokenSpans, Work, cosine},
     metrics,
     store::Store,
 };
@@ -153,12 +153,6 @@ fn least_like(recorded: &HashMap<[u8; 32], Vec<f32>>, now: &[([u8; 32], Vec<f32>
         .zip(TEXTS.lines())
         .filter_map(|((digest, vector), text)| Some((cosine(recorded.get(digest)?, vector), text)));
     cosines.fold((1.0, ""), |least, one| if one.0 < least.0 { one } else { least })
-}
-
-/// The cosine of two vectors; 0 if their lengths differ.
-pub(super) fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    if a.len() == b.len() { dot(a, b) / (dot(a, a) * dot(b, b)).sqrt() } else { 0.0 }
 }
 
 impl Embedder for Guarded {

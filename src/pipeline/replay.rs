@@ -13,13 +13,12 @@ pub use crate::jobs::work::ReplayMode as Mode;
 
 use super::{
     Offsets,
-    canary::cosine,
     deriver::{Deriver, Frame, Judged},
     frames::{FrameRun, Frames, FramesError},
     serving::Served,
 };
 use crate::{
-    embed::EmbedError,
+    embed::{EmbedError, cosine},
     log::LogReader,
     record::Tier,
     store::{

@@ -17,3 +17,5 @@ pub mod wire;
 mod connection;
 mod guard;
 mod intake;
+#[cfg(test)]
+mod testing;

@@ -29,7 +29,7 @@ use super::{
     timed,
     usage::cpu_seconds,
 };
-use crate::embed::{Element, Embedder, LocalModel, Settings, TokenSpans};
+use crate::embed::{Element, Embedder, LocalModel, Settings, TokenSpans, cosine};
 
 /// Parts of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -277,12 +277,6 @@ const PEERS: [(Who, usize); 3] = [
 fn bare_loop(element: Element) -> Run {
     let ((_, seconds), cpu_seconds) = cpu_seconds(|| timed(|| element.multiply_and_add(PEAK_ROUNDS)));
     Run { seconds, cpu_seconds }
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot =
-        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 /// What the texts ask of the model.

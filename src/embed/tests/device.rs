@@ -6,6 +6,7 @@ use futures::future::join_all;
 use crate::embed::{
     Element, Embedder, LocalModel, OpenError, Settings, Work,
     bert::Emulated,
+    cosine,
     model::{ModelError, ModelFiles},
     testing::{self, block_on},
 };
@@ -20,10 +21,6 @@ fn on_a_device(element: Element) -> Option<Result<LocalModel, OpenError>> {
     let files = ModelFiles::read(&settings.model, &dir).unwrap();
     let model = LocalModel::of_files(files, &dir, &settings, element, Some(device)).unwrap();
     Some(model.read().map(|()| model).map_err(OpenError::from))
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
 }
 
 #[test]

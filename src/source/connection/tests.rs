@@ -6,24 +6,13 @@ use super::*;
 use crate::{
     access, clock, config,
     frame::put_frame,
-    log::{self, Log},
-    pipeline::progress::Progress,
-    source::sessions::Sessions,
-    store::{Checkpoint, Store},
+    source::{sessions::Sessions, testing::Way},
 };
 
 const MOMENT: Duration = Duration::from_millis(300);
 const SOON: Duration = Duration::from_secs(30);
 /// Bytes that the pipe holds in each direction.
 const PIPE_BYTES: usize = 256;
-
-/// A pipeline's way in, and what it needs.
-struct Way {
-    log: Log,
-    ingest: Ingest,
-    store: Store,
-    _folder: tempfile::TempDir,
-}
 
 impl Way {
     fn entrance(&self) -> Entrance {
@@ -34,19 +23,7 @@ impl Way {
 }
 
 async fn way() -> Way {
-    let folder = tempfile::tempdir().unwrap();
-    let settings = log::Settings {
-        segment_bytes: ByteSize::mib(4),
-        max_frame_bytes: ByteSize::kib(64),
-        ..log::Settings::default()
-    };
-    let ids = Box::new(rand::random);
-    let (log, _) = Log::open(folder.path(), "s", &settings, clock::system(), ids).unwrap();
-    let store = Store::open(&folder.path().join("store.sqlite")).await.unwrap();
-    let progress = Arc::new(Progress::new(Checkpoint::default()));
-    let (max, closing) = (settings.max_frame_bytes, CancellationToken::new());
-    let ingest = Ingest::new("p", log.writer(), store.clone(), progress, clock::system(), max, closing);
-    Way { log, ingest, store, _folder: folder }
+    Way::open(ByteSize::kib(64)).await
 }
 
 fn frame(text: &str) -> Vec<u8> {

@@ -1,23 +1,11 @@
-use std::{
-    io,
-    sync::{Arc, mpsc},
-    time::Duration,
-};
-
-use tokio_util::sync::CancellationToken;
+use std::{io, sync::mpsc, time::Duration};
 
 use super::{
     Bookmarks, Content,
     pieces::read_pieces,
     taking::{Input, Step, take},
 };
-use crate::{
-    clock,
-    log::{self, Log},
-    pipeline::{Ingest, Origin, progress::Progress},
-    store::{Checkpoint, SourceProgress, Store},
-    units::ByteSize,
-};
+use crate::{pipeline::Origin, source::testing::Way, store::SourceProgress, units::ByteSize};
 
 fn input(path: &str) -> Input {
     let progress = SourceProgress {
@@ -34,20 +22,14 @@ fn input(path: &str) -> Input {
 
 #[tokio::test]
 async fn what_is_read_is_kept_while_reading_on_takes_its_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let settings = log::Settings { segment_bytes: ByteSize::mib(4), ..log::Settings::default() };
-    let ids = Box::new(rand::random);
-    let (log, _) = Log::open(folder.path(), "s", &settings, clock::system(), ids).unwrap();
-    let store = Store::open(&folder.path().join("store.sqlite")).await.unwrap();
-    let progress = Arc::new(Progress::new(Checkpoint::default()));
-    let (max, closing) = (settings.max_frame_bytes, CancellationToken::new());
-    let ingest = Ingest::new("p", log.writer(), store.clone(), progress, clock::system(), max, closing);
+    let max_frame = ByteSize::kib(64);
+    let Way { ingest, store, log: _log, .. } = &Way::open(max_frame).await;
 
     let (go_on, wait) = mpsc::channel::<()>();
     let read = move |out: &mut dyn FnMut(Step) -> bool| {
         let lines = b"{\"text\":\"one\"}\n{\"text\":\"two\"}\n".as_slice();
         let part = |out: &mut dyn FnMut(Step) -> bool| -> io::Result<()> {
-            read_pieces(lines, Content::JsonLines, max, &mut |piece| out(Step::Part(piece)))
+            read_pieces(lines, Content::JsonLines, max_frame, &mut |piece| out(Step::Part(piece)))
         };
         out(Step::Begin(input("1.jsonl")));
         let end = part(out);
@@ -69,7 +51,7 @@ async fn what_is_read_is_kept_while_reading_on_takes_its_time() {
         }
         drop(go_on);
     };
-    let taking = take(read, &ingest, Some(&mut bookmarks));
+    let taking = take(read, ingest, Some(&mut bookmarks));
     let both = async { tokio::join!(taking, watching).0 };
     tokio::time::timeout(Duration::from_secs(20), both).await.expect("kept meanwhile").unwrap();
     assert_eq!(kept("2.jsonl").await, Some((2, true)));

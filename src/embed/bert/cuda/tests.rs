@@ -9,9 +9,12 @@ use safetensors::Dtype;
 
 use super::{
     super::{Accelerator, Config, DeviceEncoder, DeviceError, Element, Encoder, Pooling, Scratch},
-    Emulated, Kernel, SOURCE, compiler_options, encoder, trial,
+    Emulated, Kernel, SOURCE, compiler_options, encoder,
 };
-use crate::embed::tests::made::{Made, Shape, VOCABULARY};
+use crate::embed::{
+    cosine,
+    tests::made::{Made, Shape, VOCABULARY},
+};
 
 const POSITIONS: usize = 200;
 
@@ -80,7 +83,7 @@ fn a_device_computes_what_the_processor_computes() {
                 let theirs = theirs.encode(&batch, &mut Scratch::default());
                 assert_eq!(ours.len(), theirs.len());
                 for ((ours, theirs), ids) in ours.iter().zip(&theirs).zip(&batch) {
-                    let cosine = trial::cosine(ours, theirs);
+                    let cosine = cosine(ours, theirs);
                     let length = ours.iter().map(|x| x * x).sum::<f32>();
                     assert!(
                         cosine > least && (length - 1.0).abs() < 1e-5,

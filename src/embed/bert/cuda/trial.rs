@@ -9,6 +9,7 @@ use super::{
     Config, Device, DeviceEncoder, DeviceError, Element, Pooling,
     encoder::Encoder,
 };
+use crate::embed::cosine;
 
 /// Tokens of the texts: one, around the limits of tiles and blocks, and many.
 const LENGTHS: [usize; 8] = [1, 2, 7, 31, 33, 64, 65, 300];
@@ -53,13 +54,4 @@ fn texts(config: &Config) -> Vec<Vec<u32>> {
     };
     let lengths = LENGTHS.map(|length| length.min(config.max_position_embeddings));
     lengths.into_iter().map(|length| (0..length).map(&mut id).collect()).collect()
-}
-
-/// That of the angle between two vectors; the least there is where one of them
-/// is zero or not finite.
-pub(super) fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let product =
-        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
-    let cosine = product(a, b) / (product(a, a) * product(b, b)).sqrt();
-    if cosine.is_finite() { cosine } else { -1.0 }
 }
